@@ -1,0 +1,133 @@
+"""Photographs in and out: RGB arrays of 8 or 16 bits, never fewer bits than the file has.
+
+What is kept: every pixel's value and the upright orientation that EXIF asks for. What is not kept:
+EXIF and other metadata, ICC profiles (values are taken as they are), alpha (dropped), further pages.
+BGR order exists only inside `read_image` and `write_image`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relo.atomic import unfinished
+from relo.errors import ReloError
+
+READABLE = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+WRITABLE = (".png", ".tif", ".tiff")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+class ImageError(ReloError):
+    """An image file cannot be read or written."""
+
+
+def read_image(path: str | Path) -> NDArray[Any]:
+    """Read a PNG, TIFF or JPEG photograph.
+
+    Convention: RGB, row 0 at the top of the upright picture. Grey images get three equal channels.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    (H, W, 3) uint8 or uint16 array
+        The depth of the file.
+
+    Raises
+    ------
+    ImageError
+        The file is missing, truncated, of another kind, or neither 8 nor 16 bits deep.
+    """
+    import cv2
+
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})", file=path) from error
+    if not _is_complete(data):
+        raise ImageError("is damaged or truncated", file=path, advice="Copy it again.")
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        raise ImageError("is no readable PNG, TIFF or JPEG image", file=path)
+    if bgr.dtype not in (np.uint8, np.uint16):
+        raise ImageError(f"holds {bgr.dtype} values", file=path, advice="Save it with 8 or 16 bits per channel.")
+    return np.ascontiguousarray(bgr[..., ::-1])
+
+
+def write_image(path: str | Path, image: NDArray[Any]) -> None:
+    """Write a PNG or TIFF photograph losslessly and atomically.
+
+    Parameters
+    ----------
+    path : path
+        Ends in .png, .tif or .tiff; an older file is replaced at once.
+    image : (H, W, 3) uint8 or uint16 array
+        RGB.
+
+    Raises
+    ------
+    ImageError
+        The name has another ending.
+    ValueError
+        The array has another shape or dtype.
+    """
+    import cv2
+
+    path = Path(path)
+    if path.suffix.lower() not in WRITABLE:
+        raise ImageError(f"has none of the endings {', '.join(WRITABLE)}", file=path)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"expected (H, W, 3) uint8 or uint16, got {image.shape} {image.dtype}")
+    done, encoded = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
+    if not done:
+        raise ImageError("cannot be encoded", file=path)
+    with unfinished(path) as part:
+        part.write_bytes(encoded.tobytes())
+
+
+def _is_complete(data: bytes) -> bool:
+    """Whether a PNG or JPEG goes on to its end: decoders fill a missing rest with grey and say nothing."""
+    if data.startswith(PNG_SIGNATURE):
+        return _png_is_complete(data)
+    if data.startswith(b"\xff\xd8"):
+        return _jpeg_is_complete(data)
+    return True
+
+
+def _png_is_complete(data: bytes) -> bool:
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        body = data[position + 4 : position + 8 + length]
+        checksum = data[position + 8 + length : position + 12 + length]
+        if int.from_bytes(checksum, "big") != zlib.crc32(body) or len(checksum) < 4:
+            return False
+        if body[:4] == b"IEND":
+            return True
+        position += 12 + length
+    return False
+
+
+def _jpeg_is_complete(data: bytes) -> bool:
+    """Walk over the header segments, which may hold a whole thumbnail; then look for the end marker."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xDA:  # start of scan: in what follows, a data byte 0xFF is never followed by 0xD9
+            return data.find(b"\xff\xd9", position) >= 0
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False

@@ -1,0 +1,310 @@
+"""The main job: a session becomes a dataset folder of shards."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from relo import __version__, atomic
+from relo.capture.session import CAMERAS, Problem, Session, open_session
+from relo.config import config_sha256
+from relo.errors import CaptureError, ConfigError, ReloError, ShardError
+from relo.parallel import run_tasks
+from relo.postprocess.colour import ColourCast, fit_colour_cast
+from relo.shards import schema
+from relo.shards.config import ProcessConfig, assign_splits
+from relo.shards.reader import close_files, read_index
+from relo.shards.scene import SceneResult, SceneTask, hashed, process_scene
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class ProcessResult:
+    """What became of a session.
+
+    Attributes
+    ----------
+    out : Path
+    shards : list of Path
+    done, skipped, failed : int
+        Pairs made now, made by an earlier run, and lost to an unexpected error.
+    quarantined : list of Problem
+        What was left out, and why.
+    notes : list of str
+    changed : bool
+        Whether anything in `out` is new.
+    """
+
+    out: Path
+    shards: list[Path] = field(default_factory=list)
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    quarantined: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    changed: bool = False
+
+
+def default_out(raw_dir: str | Path) -> Path:
+    """Where `relo process RAW_DIR` writes: RAW_DIR + "-shards"."""
+    raw_dir = Path(raw_dir)
+    resolved = raw_dir if raw_dir.name not in ("", ".", "..") else raw_dir.resolve()
+    return resolved.with_name(resolved.name + "-shards")
+
+
+def process_session(
+    raw_dir: str | Path,
+    out: str | Path | None = None,
+    config: ProcessConfig | None = None,
+    *,
+    jobs: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ProcessResult:
+    """Process every scene of a session into shards.
+
+    Finished shards are kept: a second run does nothing. Pairs that cannot be used are left out and listed
+    in `quarantine.jsonl`.
+
+    Parameters
+    ----------
+    raw_dir : path
+        A session, see docs/sessions.md.
+    out : path, optional
+        Dataset folder; `raw_dir` + "-shards" if not given.
+    config : ProcessConfig, optional
+    jobs : int
+        Processes; scenes are distributed over them.
+    overwrite : bool
+        Replace a dataset that was made with other settings.
+    progress : callable (pairs done, pairs in all, what), optional
+
+    Returns
+    -------
+    ProcessResult
+
+    Raises
+    ------
+    ReloError
+        The session, the configuration or the output folder cannot be used as a whole.
+    """
+    config = config or ProcessConfig()
+    session = open_session(raw_dir)
+    out = default_out(raw_dir) if out is None else Path(out)
+    splits = assign_splits([scene.name for scene in session.scenes], config)
+    earlier = _prepare_folder(out, session, config, overwrite)
+    casts, shared_sources = _shared_calibration(session, config)
+    tasks = [
+        SceneTask(session, scene, out, splits[scene.name], config, casts, shared_sources)
+        for scene in session.scenes
+    ]
+    result = ProcessResult(out)
+    total = sum(len(scene.pairs) for scene in session.scenes)
+    done = 0
+
+    def step(what: str) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total, what)
+
+    scenes: dict[str, SceneResult] = {}
+    inline = jobs <= 1 or len(tasks) <= 1
+    function = partial(process_scene, step=step) if inline else process_scene
+    try:
+        for task, scene_result in run_tasks(function, tasks, jobs):
+            scenes[task.scene.name] = scene_result
+            done = sum(len(other.pairs) for other in session.scenes if other.name in scenes) - 1
+            step(task.scene.name)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise ReloError(
+                "the disk is full", file=out, advice="Free some space and run the same command again: it continues."
+            ) from error
+        raise
+    for name in sorted(scenes):
+        scene_result = scenes[name]
+        result.shards += [path for path, _ in scene_result.shards]
+        result.done += scene_result.done
+        result.skipped += scene_result.skipped
+        result.failed += scene_result.failed
+        result.notes += scene_result.notes
+        kept = [problem for problem in earlier if problem.scene == name] if scene_result.skipped else []
+        result.quarantined += kept + scene_result.problems
+    result.changed = _write_index(session, config, scenes, splits, result)
+    return result
+
+
+def _shared_calibration(session: Session, config: ProcessConfig) -> tuple[dict[str, ColourCast], dict[str, str]]:
+    """Colour casts of both cameras, and the hashes of all files that every scene depends on."""
+    sources: dict[str, str] = {}
+    settings = session.root / "session.yaml"
+    if settings.is_file():
+        sources |= hashed(session, settings)
+    if not config.colour.enabled:
+        return {}, sources
+    casts = {}
+    for camera in CAMERAS:
+        files = session.lightbox[camera]
+        if not files:
+            raise CaptureError(
+                "is missing: the colour cast cannot be measured",
+                file=session.root / "calibration" / f"lightbox_{camera}.dng",
+                advice="Add the lightbox frame of this camera, or go without: --set colour.enabled=false.",
+            )
+        for path in files:
+            sources |= hashed(session, path)
+        try:
+            frames = [session.read(path, camera) for path in files]  # type: ignore[arg-type]
+            casts[camera] = fit_colour_cast(
+                frames,
+                degree=config.colour.degree,
+                patch_rows=config.colour.patch_rows,
+                patch_columns=config.colour.patch_columns,
+            )
+        except ReloError as error:
+            raise CaptureError(
+                error.reason,
+                file=error.file or files[0],
+                advice=error.advice or "Take it again, or go without: --set colour.enabled=false.",
+            ) from error
+    return casts, sources
+
+
+_OURS = (schema.DATASET_FILE, schema.QUARANTINE_FILE, schema.REPORT_FILE)
+
+
+def _prepare_folder(out: Path, session: Session, config: ProcessConfig, overwrite: bool) -> list[Problem]:
+    """Make sure `out` is ours to write to; return what an earlier run has quarantined."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError("is a file, the output must be a folder", file=out)
+    if out.resolve() == session.root.resolve():
+        raise ConfigError("is the session itself", file=out, advice="Give another output folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    foreign = [
+        path.name
+        for path in sorted(out.iterdir())
+        if path.name not in _OURS and path.suffix not in (".h5", ".part") and not path.name.startswith(".")
+    ]
+    if foreign:
+        raise ConfigError(
+            f"holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})",
+            file=out,
+            advice="Give a new or empty folder.",
+        )
+    for path in out.glob("*.part"):
+        path.unlink()  # left by a run that was stopped
+    if overwrite:
+        for path in (*out.glob("*.h5"), *(out / name for name in _OURS)):
+            path.unlink(missing_ok=True)
+        return []
+    for earlier_config, file in _earlier_configs(out):
+        if config_sha256(config) != earlier_config[0]:
+            differing = _differences(earlier_config[1], config.model_dump(mode="json"))
+            raise ConfigError(
+                f"was made with other settings ({'; '.join(differing[:4]) or 'of another version'})",
+                file=file,
+                advice="Give another output folder, or --overwrite.",
+            )
+    return _read_quarantine(out, session)
+
+
+def _earlier_configs(out: Path) -> Iterable[tuple[tuple[str, dict[str, Any]], Path]]:
+    """(hash, settings) that the folder's index, or else one of its shards, was made with."""
+    import h5py
+
+    if (out / schema.DATASET_FILE).is_file():
+        index = read_index(out)
+        yield (str(index.get("config_sha256")), dict(index.get("config") or {})), out / schema.DATASET_FILE
+        return
+    for path in sorted(out.glob("*.h5"))[:1]:
+        try:
+            with h5py.File(path, "r") as file:
+                yield (str(file.attrs["config_sha256"]), json.loads(file.attrs["config"])), path
+        except (OSError, KeyError, ValueError) as error:
+            raise ShardError(
+                "is no readable shard", file=path, advice="Remove it, or give another output folder."
+            ) from error
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Settings that differ, as "stage.key: old -> new"."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before} -> {after}")
+    return found
+
+
+def _read_quarantine(out: Path, session: Session) -> list[Problem]:
+    path = out / schema.QUARANTINE_FILE
+    if not path.is_file():
+        return []
+    problems = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            problems.append(Problem(**{**entry, "file": session.root / entry["file"]}))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ShardError("is damaged", file=path, advice="Delete it and process with --overwrite.") from error
+    return problems
+
+
+def _write_index(
+    session: Session,
+    config: ProcessConfig,
+    scenes: Mapping[str, SceneResult],
+    splits: Mapping[str, str],
+    result: ProcessResult,
+) -> bool:
+    """Write `quarantine.jsonl` and `dataset.json`; tell whether either is new."""
+    close_files()
+    lines = []
+    for problem in result.quarantined:
+        entry = asdict(problem)
+        file = problem.file
+        entry["file"] = (file.relative_to(session.root) if file.is_relative_to(session.root) else file).as_posix()
+        lines.append(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n")
+    shards = [
+        {
+            "file": path.name,
+            "scene": name,
+            "split": splits[name],
+            "pairs": count,
+            "sha256": atomic.file_sha256(path),
+            "schema_version": schema.VERSION,
+        }
+        for name in sorted(scenes)
+        for path, count in scenes[name].shards
+    ]
+    index = {
+        "format": schema.DATASET_FORMAT,
+        "version": schema.DATASET_VERSION,
+        "relo_version": __version__,
+        "config_sha256": config_sha256(config),
+        "config": config.model_dump(mode="json"),
+        "quarantined": len(result.quarantined),
+        "shards": shards,
+    }
+    texts = {
+        schema.QUARANTINE_FILE: "".join(lines),
+        schema.DATASET_FILE: json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
+    }
+    changed = False
+    for name, text in texts.items():
+        path = result.out / name
+        changed |= not path.is_file() or path.read_text(encoding="utf-8") != text
+        atomic.write_text(path, text)
+    return changed

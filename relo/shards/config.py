@@ -1,0 +1,108 @@
+"""`ProcessConfig`: everything that decides what a dataset's bytes are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from relo.config import Config
+from relo.errors import ConfigError
+from relo.masks.lbfmg import LbfmgConfig
+from relo.postprocess.pipeline import PostprocessConfig
+from relo.postprocess.short import ShortExposureConfig
+
+DEFAULT_SPLIT = "train"
+
+
+class MaskConfig(LbfmgConfig):
+    """Settings of the blur masks."""
+
+    own_sharp: bool = Field(True, description="Show the target's own sharp frame to the model, as published.")
+    static: bool = Field(True, description="Show the static pair to the model too.")
+    most_frames: int = Field(40, ge=1, description="Background frames a mask at most, evenly spaced.")
+
+
+class ShardConfig(Config):
+    """Settings of the files."""
+
+    bits: Literal[8, 16] = Field(8, description="Depth of the images.")
+    pairs: int = Field(64, ge=1, le=4096, description="Pairs a shard at most.")
+
+
+class ProcessConfig(PostprocessConfig):
+    """Settings of `relo process`: those of the corrections, and of what is made from their result."""
+
+    seed: int = Field(0, ge=0, description="Seeds the synthetic short exposures and random splits.")
+    masks: MaskConfig = MaskConfig()
+    short: ShortExposureConfig = ShortExposureConfig()
+    shards: ShardConfig = ShardConfig()
+    split: dict[str, float | list[str]] = Field(
+        default_factory=dict, description="Scenes, or the share of all scenes, of splits other than 'train'."
+    )
+
+    @field_validator("split")
+    @classmethod
+    def _sensible_split(cls, split: dict[str, float | list[str]]) -> dict[str, float | list[str]]:
+        for name, wanted in split.items():
+            if not name.isidentifier():
+                raise ValueError(f"'{name}' is no name for a split")
+            if isinstance(wanted, float) and not 0 < wanted < 1:
+                raise ValueError(f"the share of '{name}' must lie between 0 and 1")
+        return split
+
+
+def assign_splits(scenes: Sequence[str], config: ProcessConfig) -> dict[str, str]:
+    """Split of each scene; a scene belongs to exactly one.
+
+    Named scenes go where they are named. A share takes the nearest whole number of scenes, at least one and
+    never all, in an order that depends on the seed and the scene's name only.
+
+    Raises
+    ------
+    ConfigError
+        A named scene does not exist or is named twice, or the shares take every scene.
+    """
+    assigned: dict[str, str] = {}
+    for split, wanted in config.split.items():
+        if isinstance(wanted, float):
+            continue
+        for scene in wanted:
+            if scene not in scenes:
+                raise ConfigError(f"split '{split}' names scene '{scene}', the session has: {', '.join(scenes)}")
+            if scene in assigned:
+                raise ConfigError(f"scene '{scene}' is in split '{assigned[scene]}' and in '{split}'")
+            assigned[scene] = split
+    shuffled = sorted(scenes, key=lambda scene: hashlib.sha256(f"{config.seed}/{scene}".encode()).hexdigest())
+    for split, wanted in config.split.items():
+        if not isinstance(wanted, float):
+            continue
+        free = [scene for scene in shuffled if scene not in assigned]
+        count = max(1, round(wanted * len(scenes)))
+        if count >= len(free):
+            raise ConfigError(
+                f"a share of {wanted:g} for split '{split}' takes {count} of {len(free)} free scenes and leaves "
+                "none for training",
+                advice="Record more scenes, or name scenes.",
+            )
+        assigned |= dict.fromkeys(free[:count], split)
+    return {scene: assigned.get(scene, DEFAULT_SPLIT) for scene in scenes}
+
+
+def parse_split(text: str) -> dict[str, float | list[str]]:
+    """Read "test=scene_01,scene_02" or "test=0.2" as one entry of `ProcessConfig.split`.
+
+    Raises
+    ------
+    ConfigError
+        The text is neither.
+    """
+    name, separator, wanted = text.partition("=")
+    if not separator or not name.strip() or not wanted.strip():
+        raise ConfigError(f"--split {text}: expected NAME=SCENE,SCENE or NAME=SHARE, as in test=0.2")
+    try:
+        return {name.strip(): float(wanted)}
+    except ValueError:
+        return {name.strip(): [scene.strip() for scene in wanted.split(",") if scene.strip()]}

@@ -1,0 +1,305 @@
+"""One scene to its shards: the unit of work, of resuming and of parallel execution."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from relo import atomic
+from relo.capture.session import Pair, Problem, Scene, Session
+from relo.config import config_sha256
+from relo.errors import CaptureError, ProcessError, ReloError
+from relo.masks import blur_mask
+from relo.postprocess import isp, quality
+from relo.postprocess.colour import ColourCast
+from relo.postprocess.pipeline import (
+    FramePair,
+    ProcessedPair,
+    SceneCalibration,
+    calibrate_scene,
+    process_pair,
+    valid_pixels,
+)
+from relo.postprocess.short import draw_parameters, short_exposure
+from relo.shards.calibration import store_calibration
+from relo.shards.config import ProcessConfig
+from relo.shards.writer import ShardWriter
+
+logger = logging.getLogger(__name__)
+
+Step = Callable[[str], None]
+
+# Suspicious pairs are flagged beyond these.
+_MISALIGNED_PX = 0.5
+_MASK_RANGE = (0.002, 0.5)
+
+
+@dataclass(frozen=True)
+class SceneTask:
+    """What `process_scene` needs; small, and sent to other processes as it is."""
+
+    session: Session
+    scene: Scene
+    out: Path
+    split: str
+    config: ProcessConfig
+    casts: Mapping[str, ColourCast]
+    shared_sources: Mapping[str, str]
+
+
+@dataclass
+class SceneResult:
+    """What became of a scene.
+
+    Attributes
+    ----------
+    shards : list of (Path, int)
+        Finished files and the number of pairs in each.
+    done, skipped, failed : int
+        Pairs made now, made before, and lost to an unexpected error.
+    problems : list of Problem
+        Pairs left out now; empty for a scene that was skipped.
+    notes : list of str
+        What was unusual but did not stop anything.
+    failure : str
+        Traceback of an unexpected error.
+    """
+
+    shards: list[tuple[Path, int]] = field(default_factory=list)
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failure: str = ""
+
+
+def process_scene(task: SceneTask, step: Step | None = None) -> SceneResult:
+    """Process one scene into shards, unless they are there already.
+
+    An error that belongs to a pair leaves that pair out; one that belongs to the scene leaves out all its
+    pairs. An unexpected error is reported with its traceback and does not stop other scenes.
+    """
+    try:
+        # BLAS sums in another order with another number of threads; shards must not depend on that.
+        with threadpool_limits(limits=1, user_api="blas"):
+            return _process(task, step or (lambda what: None))
+    except OSError:
+        raise  # disk full, folder gone: no other scene would fare better
+    except Exception:
+        trace = traceback.format_exc()
+        logger.error("scene %s failed:\n%s", task.scene.name, trace)
+        return SceneResult(failed=len(task.scene.pairs), failure=trace)
+
+
+def shard_paths(task: SceneTask) -> list[Path]:
+    """Files a scene goes to: part by part, in order of the pairs' names."""
+    parts = -(-len(task.scene.pairs) // task.config.shards.pairs)
+    return [task.out / f"{task.scene.name}-{part:03d}.h5" for part in range(parts)]
+
+
+def _process(task: SceneTask, step: Step) -> SceneResult:
+    scene, config = task.scene, task.config
+    sources = dict(task.shared_sources)
+    for pair in (*scene.static, *scene.whiteboard, *scene.pairs):
+        for path in (pair.blur, pair.sharp):
+            sources |= hashed(task.session, path)
+    finished = _finished_shards(task, sources)
+    if finished:
+        return SceneResult(shards=finished, skipped=sum(count for _, count in finished))
+    result = SceneResult(problems=list(scene.problems))
+    try:
+        calibration, static = _calibrate(task, result)
+    except ReloError as error:
+        problem = Problem.from_error(error, scene.path / "static_B.dng", scene.name, stage="calibration")
+        result.problems += [replace(problem, pair=pair.id) for pair in scene.pairs]
+        return result
+    result.notes += [f"scene {scene.name}: {note}" for note in calibration.notes]
+
+    paths = shard_paths(task)
+    valid = valid_pixels(calibration, config)
+    if not (valid > 0).any():
+        raise ProcessError(f"scene {scene.name}: the cameras share no pixel after alignment")
+    with ExitStack() as stack:
+        writers = []
+        for path in paths:
+            writer = ShardWriter(
+                path,
+                size=(valid.shape[0], valid.shape[1]),
+                scene=scene.name,
+                split=task.split,
+                config=config.model_dump(mode="json"),
+                config_sha256=config_sha256(config),
+                sources=sources,
+                bits=config.shards.bits,
+                valid=valid,
+                short=config.short.enabled,
+            )
+            stack.callback(writer.discard)  # no effect once published
+            store_calibration(writer.file, calibration)
+            writers.append(writer)
+        for number, pair in enumerate(scene.pairs):
+            try:
+                frames = task.session.read_pair(pair, calibration.flow.shape)
+                processed = process_pair(*frames, calibration, config)
+            except ReloError as error:
+                result.problems.append(Problem.from_error(error, pair.blur, scene.name, pair.id, "read"))
+            else:
+                _write(writers[number // config.shards.pairs], task, pair, frames, processed)
+            step(f"{scene.name}/{pair.id}")
+        _write_masks(writers, static, task, valid)
+        for writer in writers:
+            if len(writer):
+                result.shards.append((writer.finish(), len(writer)))
+    result.done = sum(count for _, count in result.shards)
+    for path in task.out.glob(f"{scene.name}-[0-9][0-9][0-9].h5"):
+        if path not in dict(result.shards):
+            path.unlink()  # a part of an earlier, longer version of this scene
+    return result
+
+
+def hashed(session: Session, path: Path) -> dict[str, str]:
+    """One entry of a shard's sources: path within the session -> SHA-256."""
+    try:
+        return {path.relative_to(session.root).as_posix(): atomic.file_sha256(path)}
+    except OSError as error:
+        raise CaptureError(f"cannot be read ({error.strerror})", file=path, advice="Check its rights.") from error
+
+
+def _finished_shards(task: SceneTask, sources: Mapping[str, str]) -> list[tuple[Path, int]]:
+    """The scene's shards, if all are there and were made from the same files with the same settings."""
+    from relo.errors import ShardError
+    from relo.shards.reader import Shard, close_files
+
+    found = []
+    for path in shard_paths(task):
+        if not path.is_file():
+            continue  # a part whose pairs were all left out has no file
+        try:
+            shard = Shard.open(path)
+            attrs = shard.attrs
+        except ShardError:
+            return []
+        finally:
+            close_files()
+        same = (
+            attrs["config_sha256"] == config_sha256(task.config)
+            and attrs["sources"] == dict(sources)
+            and attrs["split"] == task.split
+        )
+        if not same:
+            return []
+        found.append((path, shard.count))
+    return found
+
+
+def _calibrate(task: SceneTask, result: SceneResult) -> tuple[SceneCalibration, list[np.ndarray]]:
+    """Calibration of the scene, and its static frames as they go to the background model."""
+    session, scene, config = task.session, task.scene, task.config
+    if not scene.static:
+        raise CaptureError(
+            "is missing: the scene has no static pair",
+            file=scene.path / "static_B.dng",
+            advice="Photograph the still scene with both cameras; without it nothing can be aligned.",
+        )
+    static: list[FramePair] = []
+    for pair in scene.static:
+        static.append(session.read_pair(pair, static[0][1].shape if static else None))
+    whiteboard = None
+    for pair in scene.whiteboard[:1]:
+        try:
+            whiteboard = session.read_pair(pair, static[0][1].shape)
+        except CaptureError as error:
+            result.problems.append(Problem.from_error(error, pair.blur, scene.name, pair.id, "white balance"))
+    calibration = calibrate_scene(
+        static, task.casts, config, whiteboard=whiteboard, wb=session.settings.white_balance
+    )
+    frames = []
+    if config.masks.static:
+        for blur, sharp in static:
+            processed = process_pair(blur, sharp, calibration, config)
+            frames += [isp.quantise(image, config.shards.bits) for image in (processed.sharp, processed.blur)]
+    return calibration, frames
+
+
+def _write(writer: ShardWriter, task: SceneTask, pair: Pair, frames: FramePair, processed: ProcessedPair) -> None:
+    config = task.config
+    row: dict[str, object] = dict(processed.numbers)
+    row["flags"] = ",".join(processed.flags)
+    for column, frame in (("t_long", frames[0]), ("t_short", frames[1])):
+        row[column] = float("nan") if frame.exposure_s is None else frame.exposure_s
+    sharp = isp.quantise(processed.sharp, config.shards.bits)
+    short = None
+    if config.short.enabled:
+        rng = pair_generator(config.seed, task.scene.name, pair.id)
+        parameters = draw_parameters(config.short, rng)
+        short = short_exposure(sharp, rng, scale=parameters.scale, noise=parameters.noise)
+        row |= {"short_scale": parameters.scale, "short_noise": parameters.noise}
+    blur = isp.quantise(processed.blur, config.shards.bits)
+    writer.append(pair.id, blur=blur, sharp=sharp, short=short, row=row)
+
+
+def pair_generator(seed: int, scene: str, pair_id: str) -> np.random.Generator:
+    """Random numbers of one pair: the same whatever else is processed, in whatever order."""
+    digest = hashlib.sha256(f"{scene}/{pair_id}".encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
+
+
+def _write_masks(writers: list[ShardWriter], static: list[np.ndarray], task: SceneTask, valid: np.ndarray) -> None:
+    """Second pass: masks, from frames read back one at a time, and the numbers that need them."""
+    config = task.config.masks
+    frames = [
+        (writer, index, name) for writer in writers for index in range(len(writer)) for name in ("sharp", "blur")
+    ]
+    for writer in writers:
+        for index in range(len(writer)):
+            others = [
+                frame
+                for frame in frames
+                if frame[:2] != (writer, index) or (frame[2] == "sharp" and config.own_sharp)
+            ]
+            blur, sharp = writer.read("blur", index), writer.read("sharp", index)
+            background = _background(static, _spread(others, config.most_frames))
+            mask = blur_mask(blur, background, valid=valid, config=config)
+            writer.set_mask(index, mask)
+            _update_numbers(writer, index, blur, sharp, mask, valid)
+
+
+def _background(static: list[np.ndarray], frames: list[tuple[ShardWriter, int, str]]) -> Iterator[np.ndarray]:
+    yield from static
+    for writer, index, name in frames:
+        yield writer.read(name, index)
+
+
+def _spread(frames: list[tuple[ShardWriter, int, str]], most: int) -> list[tuple[ShardWriter, int, str]]:
+    """At most `most` frames, evenly spaced over the scene: a mask's cost must not grow with the scene."""
+    if len(frames) <= most:
+        return frames
+    return [frames[round(number * (len(frames) - 1) / max(1, most - 1))] for number in range(most)]
+
+
+def _update_numbers(
+    writer: ShardWriter, index: int, blur: np.ndarray, sharp: np.ndarray, mask: np.ndarray, valid: np.ndarray
+) -> None:
+    """Misalignment and PSNR of the static area, and the flags that follow from them and from the mask."""
+    static = (mask == 0) & (valid > 0)
+    top = np.float32(np.iinfo(blur.dtype).max)
+    sharp, blur = sharp / top, blur / top
+    residual = quality.misalignment(quality.grey(sharp), quality.grey(blur), static)
+    row = writer.row(index)
+    flags = [flag for flag in str(row["flags"]).split(",") if flag]
+    if residual > _MISALIGNED_PX:
+        flags.append("misaligned")
+    if row["blur_fraction"] < _MASK_RANGE[0]:
+        flags.append("mask-empty")
+    elif row["blur_fraction"] > _MASK_RANGE[1]:
+        flags.append("mask-large")
+    writer.update_row(index, residual_after=residual, psnr=quality.psnr(sharp, blur, static), flags=",".join(flags))

@@ -1,0 +1,55 @@
+"""The shard format: names, dtypes and attributes of one HDF5 file. See docs/format.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+FORMAT = "relo-shard"
+VERSION = 1
+DATASET_FORMAT = "relo-dataset"
+DATASET_VERSION = 1
+
+DATASET_FILE = "dataset.json"
+QUARANTINE_FILE = "quarantine.jsonl"
+REPORT_FILE = "report.html"
+
+IMAGES = ("blur", "sharp", "short")
+TILE = 128
+
+# One row a pair. NaN where a number could not be had.
+PAIR_DTYPE = np.dtype(
+    [
+        ("id", "S64"),
+        ("t_long", "<f8"),  # exposure of camera B [s]
+        ("t_short", "<f8"),  # exposure of camera S [s]
+        ("blur_fraction", "<f8"),  # share of the valid pixels that the mask covers
+        ("gain_r", "<f8"),  # factors that were applied to camera B
+        ("gain_g", "<f8"),
+        ("gain_b", "<f8"),
+        ("gain_deviation", "<f8"),  # largest relative deviation of this pair's own gain from the applied one
+        ("residual_before", "<f8"),  # misalignment of the static area [px]
+        ("residual_after", "<f8"),
+        ("psnr_before", "<f8"),  # of the static area, demosaiced and developed only [dB]
+        ("psnr", "<f8"),  # of the static area, after all corrections [dB]
+        ("clipped_blur", "<f8"),  # share of saturated RAW sites
+        ("clipped_sharp", "<f8"),
+        ("noise_blur", "<f8"),  # standard deviation of the developed image in flat areas, [0, 1]
+        ("noise_sharp", "<f8"),
+        ("short_scale", "<f8"),  # HSV value factor of /short
+        ("short_noise", "<f8"),  # noise sigma of /short, [0, 1]
+        ("flags", "S128"),  # comma-separated, empty if nothing is doubtful
+    ]
+)
+
+
+def empty_row(pair_id: str) -> dict[str, Any]:
+    """A row of /pairs with every number unknown."""
+    row: dict[str, Any] = {name: float("nan") for name in PAIR_DTYPE.names or ()}
+    return row | {"id": pair_id, "flags": ""}
+
+
+def image_dtype(bits: int) -> np.dtype[Any]:
+    """Dtype of /blur, /sharp and /short: uint8 for 8 bits, uint16 for 16."""
+    return np.dtype(np.uint8 if bits == 8 else np.uint16)
