@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +52,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return `values` with `stage.key=value` strings applied; the right side is read as YAML."""
-    result = json.loads(json.dumps(dict(values)))
+    result = deepcopy(dict(values))
     for override in overrides:
         dotted, separator, text = override.partition("=")
         keys = [key.strip() for key in dotted.split(".")]

@@ -67,8 +67,11 @@ def check_session(session: Session, progress: Progress | None = None) -> Session
             missing = session.root / "calibration" / f"lightbox_{camera}.dng"
             advice = "Add the lightbox frame, or process with --set colour.enabled=false."
             result.problems.append(Problem(missing, "is missing", advice))
+    colour_is_missing = bool(result.problems)
     for scene in session.scenes:
         _check_scene(session, scene, result, step)
+    if colour_is_missing:
+        result.good = dict.fromkeys(result.good, 0)
     return result
 
 
@@ -91,9 +94,12 @@ def _check_scene(session: Session, scene: Scene, result: SessionCheck, step: Cal
         {problem.pair for problem in scene.problems if problem.pair and not problem.pair.startswith(_REFERENCES)}
     )
     shape: tuple[int, int] | None = None
+    alignable = bool(scene.static)
     for pair in (*scene.static, *scene.whiteboard):
         frames = _read(session, scene, pair, shape, result)
-        if frames is not None and shape is None:
+        if frames is None:
+            alignable = alignable and pair not in scene.static
+        elif shape is None:
             shape = frames[1].shape
         step(f"{scene.name}/{pair.id}")
     if not scene.static:
@@ -122,7 +128,7 @@ def _check_scene(session: Session, scene: Scene, result: SessionCheck, step: Cal
             )
         elif len(times) > 1:
             result.warnings.append(f"{scene.path}: camera {camera} uses {len(times)} different exposure times")
-    result.good[scene.name] = good if scene.static else 0
+    result.good[scene.name] = good if alignable else 0
     if not scene.pairs:
         result.warnings.append(f"{scene.path}: holds no pair")
 

@@ -26,6 +26,9 @@ SRGB_TO_XYZ = np.array(
     ]
 )
 
+# LibRaw takes anything smaller for a thumbnail.
+_SMALLEST = 22
+
 _BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _SRATIONAL = 1, 2, 3, 4, 5, 10
 
 
@@ -52,13 +55,16 @@ def write_dng(path: str | Path, frame: RawFrame) -> Path:
     Raises
     ------
     ValueError
-        The colour matrix cannot be stored, or a level lies outside what the format holds.
+        The colour matrix cannot be stored, a level lies outside what the format holds, or a side is below
+        22 pixels, which LibRaw does not read.
     """
     import tifffile
 
     path = Path(path)
     if path.suffix.lower() != ".dng":
         raise ValueError(f"{path}: a DNG file must end in .dng")
+    if min(frame.shape) < _SMALLEST:
+        raise ValueError(f"a DNG file needs at least {_SMALLEST} x {_SMALLEST} pixels, got {frame.shape}")
     tags = _tags(frame)
     with atomic.unfinished(path) as part, tifffile.TiffWriter(part) as writer:
         writer.write(

@@ -32,6 +32,9 @@ RAW_SUFFIXES = (*LIBRAW_SUFFIXES, *MOSAIC_SUFFIXES, HEADERLESS_SUFFIX)
 MAX_PIXELS = 400_000_000
 
 _COPY_AGAIN = "Copy it again."
+_NO_WHITE_BALANCE = "no white balance in the file: gains of 1 assumed"
+_NO_COLOUR_MATRIX = "no colour matrix in the file: identity assumed"
+_CHECK_RIGHTS = "Check the name and its rights."
 
 
 class CameraSettings(Config):
@@ -111,7 +114,7 @@ def read_raw(path: str | Path, settings: CameraSettings | None = None, *, camera
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise CaptureError(f"{path}: cannot be read ({error.strerror}). Check the name and its rights.") from error
+        raise CaptureError(f"cannot be read ({error.strerror})", file=path, advice=_CHECK_RIGHTS) from error
     if size == 0:
         raise CaptureError("is empty (0 bytes; copy interrupted?)", file=path, advice=_COPY_AGAIN)
     suffix = path.suffix.lower()
@@ -124,6 +127,8 @@ def read_raw(path: str | Path, settings: CameraSettings | None = None, *, camera
             frame = _read_libraw(path, settings)
         frame = _with_sidecar(path, frame)
         frame = _with_settings(frame, settings)
+    except OSError as error:
+        raise CaptureError(f"cannot be read ({error.strerror})", file=path, advice=_CHECK_RIGHTS) from error
     except ValueError as error:
         raise CaptureError(str(error), file=path, advice="See 'Sessions' in the documentation.") from error
     return replace(frame, camera=camera or frame.camera)
@@ -141,7 +146,9 @@ def _read_libraw(path: Path, settings: CameraSettings) -> RawFrame:
                 raise ValueError("is no Bayer mosaic (three values a pixel); give the undeveloped RAW")
             pattern = _bayer_pattern(raw)
             black = raw.black_level_per_channel
-            index = np.arange(4) if raw.raw_pattern is None else np.ravel(raw.raw_pattern)
+            # A file without a Bayer pattern may name fewer than four levels.
+            cell = raw.raw_pattern if pattern else None
+            index = np.arange(4) % len(black) if cell is None else np.ravel(cell)
             wb, wb_notes = _white_balance(raw.camera_whitebalance)
             matrix, matrix_notes = _colour_matrix(raw)
             shutter = float(raw.other.shutter_speed)
@@ -160,7 +167,10 @@ def _read_libraw(path: Path, settings: CameraSettings) -> RawFrame:
                 colour_matrix=matrix,
                 exposure_s=shutter if shutter > 0 else None,
                 iso=iso if iso > 0 else None,
-                notes=(*wb_notes, *matrix_notes),
+                notes=(
+                    *(wb_notes if settings.white_balance is None else ()),
+                    *(matrix_notes if settings.colour_matrix is None else ()),
+                ),
             )
     except rawpy.LibRawError as error:
         reason = error.args[0] if error.args else error
@@ -181,7 +191,7 @@ def _bayer_pattern(raw: Any) -> str | None:
 def _white_balance(gains: Any) -> tuple[tuple[float, float, float], tuple[str, ...]]:
     red, green, blue = (float(gain) for gain in gains[:3])
     if min(red, green, blue) <= 0 or not np.isfinite([red, green, blue]).all():
-        return (1.0, 1.0, 1.0), ("no white balance in the file: gains of 1 assumed",)
+        return (1.0, 1.0, 1.0), (_NO_WHITE_BALANCE,)
     return (red / green, 1.0, blue / green), ()
 
 
@@ -196,7 +206,7 @@ def _colour_matrix(raw: Any) -> tuple[np.ndarray, tuple[str, ...]]:
         to_camera = xyz_to_camera @ SRGB_TO_XYZ
         to_camera /= to_camera.sum(axis=1, keepdims=True)
         return np.linalg.inv(to_camera), ()
-    return np.eye(3), ("no colour matrix in the file: identity assumed",)
+    return np.eye(3), (_NO_COLOUR_MATRIX,)
 
 
 def _read_mosaic(path: Path, settings: CameraSettings) -> RawFrame:
@@ -233,7 +243,7 @@ def _read_headerless(path: Path, settings: CameraSettings, size: int) -> RawFram
     else:
         raise ValueError(
             f"holds {data_bytes} bytes of pixels, {width} x {height} needs {2 * pixels} "
-            f"(16 bit) or {pixels * 3 / 2:g} (12 bit packed); mend width, height or header_bytes in session.yaml"
+            f"(16 bit) or {pixels * 3 // 2} (12 bit packed); mend width, height or header_bytes in session.yaml"
         )
     if settings.bits is None and data_bytes * 2 == pixels * 3:
         settings = settings.model_copy(update={"bits": 12})
@@ -263,7 +273,11 @@ def unpack_12_bit(packed: np.ndarray) -> np.ndarray:
 def _frame_without_metadata(mosaic: np.ndarray, settings: CameraSettings) -> RawFrame:
     if settings.pattern is None:
         raise ValueError("has no metadata: give cameras.<B|S>.pattern (and black, white) in session.yaml")
-    notes = ["no white balance and colour matrix in the file: gains of 1 and identity assumed"]
+    notes = []
+    if settings.white_balance is None:
+        notes.append(_NO_WHITE_BALANCE)
+    if settings.colour_matrix is None:
+        notes.append(_NO_COLOUR_MATRIX)
     white = settings.white if settings.white is not None else float(2 ** (settings.bits or 16) - 1)
     if settings.white is None and settings.bits is None:
         notes.append("no white level given: 65535 assumed")
@@ -282,7 +296,7 @@ def _with_sidecar(path: Path, frame: RawFrame) -> RawFrame:
         values = _Sidecar.model_validate(json.loads(sidecar.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise CaptureError(
-            f"{sidecar}: {describe_validation_error(_Sidecar, error)}. Mend or delete it."
+            describe_validation_error(_Sidecar, error), file=sidecar, advice="Mend or delete it."
         ) from error
     except ValueError as error:
         raise CaptureError(f"is no valid JSON ({error})", file=sidecar, advice="Mend or delete it.") from error

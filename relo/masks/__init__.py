@@ -46,7 +46,7 @@ def blur_mask(
     Raises
     ------
     ValueError
-        Sizes differ, there is no background frame, or the method is unknown.
+        Sizes or dtypes differ, there is no background frame, or the method is unknown.
     """
     from itertools import chain
 

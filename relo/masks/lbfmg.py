@@ -58,7 +58,7 @@ def foreground(
     Raises
     ------
     ValueError
-        No background frame, or sizes differ.
+        No background frame, or sizes or dtypes differ.
     """
     config = config or LbfmgConfig()
     model = cv2.createBackgroundSubtractorMOG2(history=500, detectShadows=config.detect_shadows)
@@ -68,17 +68,22 @@ def foreground(
     model.setVarMax(config.var_max)
     model.setShadowThreshold(config.shadow_threshold)
     frames = list(background) if config.passes > 1 else background
+    last = _eight_bit_units(target)
     seen = 0
     for _ in range(config.passes):
         for frame in frames:
-            if frame.shape != target.shape:
-                raise ValueError(f"background frame of {frame.shape} for a target of {target.shape}")
+            image = _eight_bit_units(frame)
+            # MOG2 would silently start afresh at a frame of another size or type.
+            if image.shape != last.shape or image.dtype != last.dtype:
+                raise ValueError(
+                    f"background frame of {frame.shape} {frame.dtype} for a target of {target.shape} {target.dtype}"
+                )
             seen += 1
-            model.apply(_eight_bit_units(frame), learningRate=1.0 / seen)
+            model.apply(image, learningRate=1.0 / seen)
     if seen == 0:
         raise ValueError("a background model needs at least one frame")
     # 255 is foreground, 127 shadow.
-    return np.asarray(model.apply(_eight_bit_units(target), learningRate=0.0)) > 200
+    return np.asarray(model.apply(last, learningRate=0.0)) > 200
 
 
 def clean_up(raw: np.ndarray, config: LbfmgConfig | None = None, valid: np.ndarray | None = None) -> np.ndarray:
@@ -128,6 +133,8 @@ def _eight_bit_units(image: np.ndarray) -> np.ndarray:
 
 
 def _disk(diameter: int) -> np.ndarray:
+    """Disk of an odd diameter: OpenCV's opening and closing shift the mask with an even one."""
+    diameter |= 1
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter, diameter))
 
 

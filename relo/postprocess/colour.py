@@ -106,6 +106,11 @@ def fit_colour_cast(
         The frames differ in size or pattern, are too bright, too dark or too small, or the fitted factor
         is not positive everywhere.
     """
+    if min(patch_rows, patch_columns) <= degree:
+        raise ProcessError(
+            f"{patch_columns} x {patch_rows} patches do not determine a polynomial of degree {degree}",
+            advice=f"Use at least {degree + 1} each way.",
+        )
     frames = [lightbox] if isinstance(lightbox, RawFrame) else list(lightbox)
     if not frames:
         raise ProcessError("no lightbox frame given")

@@ -84,6 +84,8 @@ def fit_gain(
         raise ValueError(f"frames differ in size: {target.shape} and {moving.shape}")
     if target.ndim == 2 and pattern is None:
         raise ValueError("mosaics need their CFA pattern")
+    if block < 2 or block % 2:
+        raise ValueError(f"block must be even, so that it holds whole CFA cells, got {block}")
     height, width = target.shape[:2]
     block = max(4, min(block, 2 * (height // 8), 2 * (width // 8)))
     keep = np.ones((height, width), bool) if exclude is None else ~exclude

@@ -1,8 +1,9 @@
 """The corrections in their order: from two RAW frames to an aligned pair of display images.
 
-black/white -> colour cast -> gain (camera B) -> Menon demosaic -> white balance, matrix, sRGB -> warp
+black/white -> colour cast -> gain (camera B) -> white balance -> Menon demosaic -> matrix, sRGB -> warp
 (camera B) -> optional halving -> quantisation. What a scene needs for that is measured once, on its static
-pair, and is a `SceneCalibration`.
+pair, and is a `SceneCalibration`. The paper balances after demosaicing; why relo does it before stands in
+docs/decisions/0003-white-balance-first.md.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _SATURATED = 0.98
 # A pair whose own gain differs by more than this from the scene's has flicker or an exposure fault.
 _GAIN_TOLERANCE = 0.02
 _CLIPPED_TOLERANCE = 0.05
+# White balance of an image that has been balanced already.
+_BALANCED = (1.0, 1.0, 1.0)
 
 
 class WarpConfig(Config):
@@ -48,6 +51,9 @@ class DevelopConfig(Config):
     """Settings of demosaicing and output size."""
 
     refine: bool = Field(True, description="Menon's refining step.")
+    balance: Literal["mosaic", "image"] = Field(
+        "mosaic", description="White balance before demosaicing, or after it as published."
+    )
     output_scale: float = Field(1.0, description="1, or 0.5 for the mean over 2 x 2 pixels.")
 
     @field_validator("output_scale")
@@ -173,10 +179,10 @@ def calibrate_scene(
     matrix = np.asarray(sharp.colour_matrix, np.float64)
     saturated = np.any([frame.saturated(_SATURATED) for frames in static for frame in frames], axis=0)
     rgb_blur, rgb_sharp = (
-        demosaic_menon(mosaic, frame.pattern, config.develop.refine)
+        _balanced_rgb(mosaic, frame.pattern, balance, config.develop)
         for mosaic, frame in ((apply_gain(mosaic_gain, mosaic_blur, blur.pattern), blur), (mosaic_sharp, sharp))
     )
-    image_blur, image_sharp = (isp.develop(rgb, balance, matrix) for rgb in (rgb_blur, rgb_sharp))
+    image_blur, image_sharp = (isp.develop(rgb, _BALANCED, matrix) for rgb in (rgb_blur, rgb_sharp))
     weights = (~_grow(saturated)).astype(np.float32)
     flow = fit_flow(image_sharp, image_blur, config.flow, weights=weights)
     if flow.note:
@@ -194,11 +200,11 @@ def calibrate_scene(
         block=config.gain.block,
     )
     gain = Gain(*(first * second for first, second in zip(mosaic_gain.rgb, rest.rgb, strict=True)))
-    aligned = isp.develop(apply_gain(rest, rgb_aligned), balance, matrix)
+    aligned = isp.develop(apply_gain(rest, rgb_aligned), _BALANCED, matrix)
 
     plain = [
-        isp.develop(demosaic_menon(frame.normalised(), frame.pattern, config.develop.refine), frame.wb, matrix)
-        for frame in static[0]
+        isp.develop(_balanced_rgb(f.normalised(), f.pattern, f.wb, config.develop), _BALANCED, matrix)
+        for f in static[0]
     ]
     grey_sharp = quality.grey(image_sharp)
     return SceneCalibration(
@@ -260,7 +266,7 @@ def process_pair(
     mosaic_blur = apply_gain(gain, mosaic_blur, blur.pattern)
     wb, matrix = calibration.wb, calibration.colour_matrix
     linear_blur, linear_sharp = (
-        isp.to_linear_srgb(demosaic_menon(mosaic, pattern, config.develop.refine), wb, matrix)
+        isp.to_linear_srgb(_balanced_rgb(mosaic, pattern, wb, config.develop), _BALANCED, matrix)
         for mosaic, pattern in ((mosaic_blur, blur.pattern), (mosaic_sharp, sharp.pattern))
     )
     flow = calibration.flow.dense()
@@ -313,6 +319,17 @@ def _correct_colour(frame: RawFrame, casts: Mapping[str, ColourCast]) -> np.ndar
     if cast.pattern != frame.pattern:
         cast = replace(cast, pattern=frame.pattern)
     return apply_colour_cast(cast, mosaic)
+
+
+def _balanced_rgb(
+    mosaic: np.ndarray, pattern: str, wb: tuple[float, float, float], config: DevelopConfig
+) -> np.ndarray:
+    """Demosaiced and white-balanced linear camera RGB, (H, W, 3) float32; the smallest gain is 1."""
+    smallest = min(wb)
+    gains = Gain(wb[0] / smallest, wb[1] / smallest, wb[2] / smallest)
+    if config.balance == "mosaic":
+        return demosaic_menon(apply_gain(gains, mosaic, pattern), pattern, config.refine)
+    return apply_gain(gains, demosaic_menon(mosaic, pattern, config.refine))
 
 
 def _pair_gain(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from relo.postprocess.flow.auto import block_shift
+
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 # Blocks with less contrast than this (standard deviation of a [0, 1] image) hold nothing to compare.
 _TEXTURE = 0.02
@@ -18,7 +20,10 @@ def grey(image: np.ndarray) -> np.ndarray:
 def misalignment(
     target: np.ndarray, moving: np.ndarray, static: np.ndarray | None = None, *, block: int = 64
 ) -> float:
-    """Median shift between two images over textured static blocks, by phase correlation.
+    """Median shift between two images over textured static blocks.
+
+    Phase correlation finds the whole pixels of each block's shift, one Lucas-Kanade step the rest: on fine,
+    aliased texture phase correlation alone is off by 0.1 to 0.2 px.
 
     Parameters
     ----------
@@ -32,21 +37,25 @@ def misalignment(
     Returns
     -------
     float
-        [px]; NaN where no block could be compared. Phase correlation of one block is good to about
-        0.05 px, the median over many to less.
+        [px]; NaN where no block could be compared.
     """
-    rows, columns = target.shape[0] // block, target.shape[1] // block
     window = cv2.createHanningWindow((block, block), cv2.CV_32F)
     shifts = []
-    for row in range(rows):
-        for column in range(columns):
-            area = np.s_[row * block : (row + 1) * block, column * block : (column + 1) * block]
-            if static is not None and not static[area].all():
+    for y in range(0, target.shape[0] - block + 1, block):
+        for x in range(0, target.shape[1] - block + 1, block):
+            if static is not None and not static[y : y + block, x : x + block].all():
                 continue
-            first, second = target[area], moving[area]
+            first, second = (image[y : y + block, x : x + block] for image in (target, moving))
             if first.std() < _TEXTURE or second.std() < _TEXTURE:
                 continue
             (dx, dy), _ = cv2.phaseCorrelate(first - first.mean(), second - second.mean(), window)
+            whole_x, whole_y = round(dx), round(dy)
+            top, left = y + whole_y, x + whole_x
+            if 0 <= top <= moving.shape[0] - block and 0 <= left <= moving.shape[1] - block:
+                second = moving[top : top + block, left : left + block]
+                shift, sigma = block_shift(first, second, block)
+                if np.isfinite(sigma[0, 0]):
+                    dx, dy = whole_x + shift[0, 0, 0], whole_y + shift[0, 0, 1]
             shifts.append(np.hypot(dx, dy))
     return float(np.median(shifts)) if shifts else float("nan")
 
@@ -76,6 +85,8 @@ def noise_level(image: np.ndarray, *, block: int = 16) -> float:
     """
     second = np.abs(image[:, 2:] - 2 * image[:, 1:-1] + image[:, :-2])
     rows, columns = second.shape[0] // block, second.shape[1] // block
+    if rows == 0 or columns == 0:
+        return float("nan")
     blocks = second[: rows * block, : columns * block].reshape(rows, block, columns, block)
     sigma = 1.4826 * np.median(blocks, axis=(1, 3)) / np.sqrt(6)
-    return float(np.percentile(sigma, 10)) if sigma.size else float("nan")
+    return float(np.percentile(sigma, 10))

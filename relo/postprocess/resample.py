@@ -72,7 +72,7 @@ def warp(image: np.ndarray, flow: np.ndarray, *, method: WarpMethod = "cmtf") ->
     Raises
     ------
     ValueError
-        The shapes differ.
+        The shapes differ, or the flow holds NaN or infinite values.
 
     Examples
     --------
@@ -83,6 +83,8 @@ def warp(image: np.ndarray, flow: np.ndarray, *, method: WarpMethod = "cmtf") ->
     """
     if flow.shape != (*image.shape[:2], 2):
         raise ValueError(f"an image of {image.shape} needs a flow of {(*image.shape[:2], 2)}, got {flow.shape}")
+    if not np.isfinite(flow).all():
+        raise ValueError("the flow holds NaN or infinite values")
     image = np.ascontiguousarray(image, np.float32)
     flow = np.ascontiguousarray(flow, np.float32)
     if method == "cmtf":

@@ -101,8 +101,8 @@ def process_session(
     session = open_session(raw_dir)
     out = default_out(raw_dir) if out is None else Path(out)
     splits = assign_splits([scene.name for scene in session.scenes], config)
-    earlier = _prepare_folder(out, session, config, overwrite)
     casts, shared_sources = _shared_calibration(session, config)
+    earlier = _prepare_folder(out, session, config, overwrite)
     tasks = [
         SceneTask(session, scene, out, splits[scene.name], config, casts, shared_sources)
         for scene in session.scenes
@@ -195,7 +195,7 @@ def _prepare_folder(out: Path, session: Session, config: ProcessConfig, overwrit
         for path in sorted(out.iterdir())
         if path.name not in _OURS and path.suffix not in (".h5", ".part") and not path.name.startswith(".")
     ]
-    if foreign:
+    if foreign and not (out / schema.DATASET_FILE).is_file():
         raise ConfigError(
             f"holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})",
             file=out,
@@ -276,7 +276,7 @@ def _write_index(
         entry = asdict(problem)
         file = problem.file
         entry["file"] = (file.relative_to(session.root) if file.is_relative_to(session.root) else file).as_posix()
-        lines.append(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n")
+        lines.append(json.dumps(entry, sort_keys=True) + "\n")
     shards = [
         {
             "file": path.name,

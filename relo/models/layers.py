@@ -1,0 +1,127 @@
+"""Building blocks that the convolutional networks share, and padding of any image size to a multiple.
+
+Convention: tensors are (N, C, H, W); parameter names follow the published MIMO-UNet state dicts.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ConvUnit(nn.Module):
+    """A convolution with bias and zero padding k // 2, or a x2 transposed one, then optionally ReLU.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    kernel : int
+        Kernel size [px]; 4 for the transposed form.
+    stride : int
+        Stride [px].
+    relu : bool
+        Whether a ReLU follows.
+    transposed : bool
+        Transposed convolution with padding 1: kernel 4 and stride 2 double the size exactly.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        relu: bool = True,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        convolution: nn.Module
+        if transposed:
+            convolution = nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding=1)
+        else:
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+        self.main = nn.Sequential(convolution, nn.ReLU(inplace=True)) if relu else nn.Sequential(convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, H, W) to (N, outputs, H', W')."""
+        return self.main(x)
+
+
+class ResBlock(nn.Module):
+    """x + conv(ReLU(conv(x))), without a ReLU after the sum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(ConvUnit(channels, channels, 3), ConvUnit(channels, channels, 3, relu=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape of (N, C, H, W)."""
+        return self.main(x) + x
+
+
+class ResBlocks(nn.Module):
+    """A chain of `count` residual blocks."""
+
+    def __init__(self, channels: int, count: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(ResBlock(channels) for _ in range(count)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape of (N, C, H, W)."""
+        return self.layers(x)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Nearest-neighbour scale 1/2: keeps the even rows and columns (index 2i)."""
+    return x[:, :, ::2, ::2]
+
+
+def double(x: Tensor) -> Tensor:
+    """Nearest-neighbour scale 2."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad an image at its bottom and right so that both sides are multiples of `multiple`.
+
+    Parameters
+    ----------
+    x : (N, C, H, W) tensor
+    multiple : int
+        Wanted divisor of both sides [px].
+
+    Returns
+    -------
+    (N, C, H', W') tensor
+        Reflected about the last pixel without repeating it; where a side is too short for a
+        reflection, its last pixel is repeated. `x` itself where nothing is to be padded.
+    """
+    height, width = x.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    if right:
+        x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
+    if bottom:
+        x = F.pad(x, (0, 0, 0, bottom), mode="reflect" if bottom < height else "replicate")
+    return x
+
+
+def crop_to(x: Tensor, height: int, width: int, scale: int = 1) -> Tensor:
+    """Undo `pad_to_multiple` for an output at 1/`scale`: keep ceil(size / scale) rows and columns."""
+    return x[..., : -(-height // scale), : -(-width // scale)]
+
+
+def check_image_batch(x: Tensor) -> None:
+    """Refuse what is not a non-empty (N, 3, H, W) floating-point batch.
+
+    Raises
+    ------
+    ValueError
+        The shape or the dtype is another one.
+    """
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
+        raise ValueError(f"expected a non-empty (N, 3, H, W) image batch, got shape {tuple(x.shape)}")
+    if not torch.is_floating_point(x):
+        raise ValueError(f"expected floating-point images in [0, 1], got {x.dtype}")

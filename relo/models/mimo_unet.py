@@ -1,0 +1,172 @@
+"""MIMO-UNet and MIMO-UNet+ (Cho et al. 2021), with the published parameter names.
+
+The network sees the blurred image at full, half and quarter resolution and restores all three;
+each output is a residual added to its input. MIMO-UNet+ has more residual blocks and two channel
+dropouts. `MIMOUNet.heads` gives the three residuals before anything is added: LBAG builds its gates
+on them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from relo.models.layers import (
+    ConvUnit,
+    ResBlocks,
+    check_image_batch,
+    crop_to,
+    double,
+    halve,
+    pad_to_multiple,
+)
+from relo.models.restoration import Restoration
+
+STRIDE = 4  # sides must be multiples of it inside the network
+SCALES = (4, 2, 1)  # coarse to fine
+
+
+class ShallowModule(nn.Module):
+    """SCM: features of a downsampled input image (N, 3, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        quarter, half = channels // 4, channels // 2
+        self.main = nn.Sequential(
+            ConvUnit(3, quarter, 3),
+            ConvUnit(quarter, half, 1),
+            ConvUnit(half, half, 3),
+            ConvUnit(half, channels - 3, 1),
+        )
+        self.conv = ConvUnit(channels, channels, 1, relu=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map the image to features."""
+        return self.conv(torch.cat([image, self.main(image)], dim=1))
+
+
+class AttentionModule(nn.Module):
+    """FAM: f + conv(f * g) for downsampled features f and shallow features g."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.merge = ConvUnit(channels, channels, 3, relu=False)
+
+    def forward(self, features: Tensor, shallow: Tensor) -> Tensor:
+        """Fuse two (N, C, H, W) tensors."""
+        return features + self.merge(features * shallow)
+
+
+class FusionModule(nn.Module):
+    """AFF: features of all three encoder levels, brought to one size, to `channels` channels."""
+
+    def __init__(self, inputs: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(ConvUnit(inputs, channels, 1), ConvUnit(channels, channels, 3, relu=False))
+
+    def forward(self, *levels: Tensor) -> Tensor:
+        """Concatenate the levels and mix them."""
+        return self.conv(torch.cat(levels, dim=1))
+
+
+class MIMOUNet(nn.Module):
+    """MIMO-UNet (Cho et al. 2021).
+
+    Parameters
+    ----------
+    num_res : int
+        Residual blocks per stage: 8 published as MIMO-UNet, 20 as MIMO-UNet+.
+    width : int
+        Channels at full resolution, even; 32 is published.
+    dropout : float
+        Probability of the channel dropouts after the two feature fusions: 0.1 for MIMO-UNet+, else 0.
+    head_channels : int
+        Channels of each of the three output convolutions.
+    """
+
+    def __init__(self, num_res: int = 8, width: int = 32, dropout: float = 0.0, head_channels: int = 3) -> None:
+        super().__init__()
+        if num_res < 1 or width < 2 or width % 2 or not 0.0 <= dropout < 1.0:
+            raise ValueError(
+                f"need num_res >= 1, an even width >= 2 and dropout in [0, 1), got {num_res}, {width}, {dropout}"
+            )
+        c1, c2, c4 = width, 2 * width, 4 * width
+        self.Encoder = nn.ModuleList([ResBlocks(c, num_res) for c in (c1, c2, c4)])
+        self.feat_extract = nn.ModuleList(
+            [
+                ConvUnit(3, c1, 3),
+                ConvUnit(c1, c2, 3, 2),
+                ConvUnit(c2, c4, 3, 2),
+                ConvUnit(c4, c2, 4, 2, transposed=True),
+                ConvUnit(c2, c1, 4, 2, transposed=True),
+                ConvUnit(c1, head_channels, 3, relu=False),
+            ]
+        )
+        self.Decoder = nn.ModuleList([ResBlocks(c, num_res) for c in (c4, c2, c1)])
+        self.Convs = nn.ModuleList([ConvUnit(c4, c2, 1), ConvUnit(c2, c1, 1)])
+        self.ConvsOut = nn.ModuleList([ConvUnit(c, head_channels, 3, relu=False) for c in (c4, c2)])
+        self.AFFs = nn.ModuleList([FusionModule(7 * width, c) for c in (c1, c2)])
+        self.FAM1, self.SCM1 = AttentionModule(c4), ShallowModule(c4)
+        self.FAM2, self.SCM2 = AttentionModule(c2), ShallowModule(c2)
+        self.drop1, self.drop2 = nn.Dropout2d(dropout), nn.Dropout2d(dropout)
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three head outputs, coarse to fine, for an image whose sides are multiples of 4.
+
+        Parameters
+        ----------
+        x : (N, 3, H, W) tensor
+            Blurred images in [0, 1].
+
+        Returns
+        -------
+        tuple of three tensors
+            (N, head_channels, H/4, W/4), (…, H/2, W/2) and (…, H, W).
+        """
+        x2 = halve(x)
+        x4 = halve(x2)
+        res1 = self.Encoder[0](self.feat_extract[0](x))
+        res2 = self.Encoder[1](self.FAM2(self.feat_extract[1](res1), self.SCM2(x2)))
+        z = self.Encoder[2](self.FAM1(self.feat_extract[2](res2), self.SCM1(x4)))
+        z42 = double(z)
+        # Both fusions see the encoder features from before either of them.
+        fused2 = self.drop2(self.AFFs[1](halve(res1), res2, z42))
+        fused1 = self.drop1(self.AFFs[0](res1, double(res2), double(z42)))
+        z = self.Decoder[0](z)
+        head4 = self.ConvsOut[0](z)
+        z = self.Decoder[1](self.Convs[0](torch.cat([self.feat_extract[3](z), fused2], dim=1)))
+        head2 = self.ConvsOut[1](z)
+        z = self.Decoder[2](self.Convs[1](torch.cat([self.feat_extract[4](z), fused1], dim=1)))
+        return head4, head2, self.feat_extract[5](z)
+
+    def forward(self, blur: Tensor) -> Restoration:
+        """Restore a batch of any size.
+
+        Parameters
+        ----------
+        blur : (N, 3, H, W) tensor
+            RGB in [0, 1]. Sizes that are not multiples of 4 are padded inside and cropped again.
+
+        Returns
+        -------
+        Restoration
+            `scales`: (N, 3, ceil(H/s), ceil(W/s)) for s = 4, 2, 1, not clamped; `image` is the last.
+        """
+        check_image_batch(blur)
+        height, width = blur.shape[-2:]
+        padded = pad_to_multiple(blur, STRIDE)
+        scales = tuple(
+            crop_to(head + padded[:, :, ::scale, ::scale], height, width, scale)
+            for scale, head in zip(SCALES, self.heads(padded), strict=True)
+        )
+        return Restoration(scales[-1], scales, ())
+
+
+def mimo_unet(num_res: int = 8, width: int = 32) -> MIMOUNet:
+    """MIMO-UNet: 6,807,171 parameters as published."""
+    return MIMOUNet(num_res, width)
+
+
+def mimo_unet_plus(num_res: int = 20, width: int = 32, dropout: float = 0.1) -> MIMOUNet:
+    """MIMO-UNet+: 16,107,651 parameters as published."""
+    return MIMOUNet(num_res, width, dropout)

@@ -1,0 +1,26 @@
+"""What every network returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Restoration(NamedTuple):
+    """Restored images, coarse to fine.
+
+    Attributes
+    ----------
+    image : (N, 3, H, W) tensor
+        The restoration at the size of the input, not clamped to [0, 1].
+    scales : tuple of (N, 3, ceil(H/s), ceil(W/s)) tensors
+        Restorations coarse to fine, the last one `image`; empty for networks with a single output.
+    masks : tuple of (N, 1, ceil(H/s), ceil(W/s)) tensors
+        Predicted blur masks in [0, 1], coarse to fine, ending at full size; empty for networks without.
+    """
+
+    image: Tensor
+    scales: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]

@@ -1,0 +1,143 @@
+"""Weights files in: safetensors and pickled torch files, published wrappings, nothing executed.
+
+A pickled file is only ever read with `weights_only=True`, which builds tensors and plain containers
+and refuses everything else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relo.errors import TrainingError
+from relo.models.lbag import HEAD_NAMES, LBAG
+
+# Published wrappings: {"model": sd}, {"state_dict": {"model": sd}}, {"params": sd}.
+WRAPPERS = ("state_dict", "model", "params")
+
+
+def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Put published or own weights into `model`, strictly.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Changed in place, only if everything fits.
+    source : path or mapping
+        A safetensors or pickled torch file, or a state dict; `model`, `state_dict.model` and `params`
+        wrappings and a `module.` prefix are taken off.
+
+    Returns
+    -------
+    tuple of str
+        Names of parameters that keep their initial values: empty, except for the six head tensors
+        when an `lbag` model is initialised from MIMO-UNet+ weights ("LBAG+", Li et al. 2023, table 3).
+
+    Raises
+    ------
+    TrainingError
+        The file cannot be read safely, or its names or shapes differ; the first differing names are given.
+    """
+    path = None if isinstance(source, Mapping) else Path(source)
+    state = unwrap(source) if isinstance(source, Mapping) else read_state_dict(Path(source))
+    expected = model.state_dict()
+    kept: tuple[str, ...] = ()
+    if isinstance(model, LBAG) and _has_three_channel_heads(state):
+        kept = HEAD_NAMES
+        state = {name: tensor for name, tensor in state.items() if name not in kept}
+    wanted = {name: tensor for name, tensor in expected.items() if name not in kept}
+    problem = _difference(wanted, state)
+    if problem:
+        raise TrainingError(
+            f"weights do not fit this network: {problem}",
+            file=path,
+            advice="Choose the model and options they were trained with.",
+        )
+    model.load_state_dict(state, strict=not kept)
+    return kept
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a weights file, on the CPU.
+
+    Raises
+    ------
+    TrainingError
+        The file is missing, truncated, of another kind, or holds Python objects.
+    """
+    if not path.is_file():
+        raise TrainingError("does not exist", file=path, advice="Give a .safetensors, .pkl, .pt or .ckpt file.")
+    try:
+        if _looks_like_safetensors(path):
+            from safetensors.torch import load_file
+
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged pickle can fail in any way its bytes happen to spell; nothing of it is executed.
+    except Exception as error:
+        raise TrainingError(
+            "holds no readable tensors: damaged, no weights file, or Python objects, which are never loaded",
+            file=path,
+            advice="Download it again, or save its state dict as safetensors.",
+        ) from error
+    if not isinstance(content, Mapping):
+        raise TrainingError(f"holds a {type(content).__name__}, expected a state dict", file=path)
+    try:
+        return unwrap(content)
+    except TrainingError as error:
+        raise TrainingError(error.reason, file=path) from error
+
+
+def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Take the published wrappings and a `module.` prefix off a state dict.
+
+    Raises
+    ------
+    TrainingError
+        What is inside is not a mapping of names to tensors.
+    """
+    while not any(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            keys = ", ".join(map(str, list(content)[:5])) or "none"
+            raise TrainingError(f"no state dict inside (keys: {keys})")
+        content = inner
+    state = {str(name): value for name, value in content.items()}
+    strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise TrainingError(f"'{strangers[0]}' is not a tensor")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _looks_like_safetensors(path: Path) -> bool:
+    with path.open("rb") as stream:
+        head = stream.read(9)
+    return path.suffix == ".safetensors" or head[8:9] == b"{"
+
+
+def _has_three_channel_heads(state: Mapping[str, Tensor]) -> bool:
+    return all(name in state and state[name].ndim > 0 and state[name].shape[0] == 3 for name in HEAD_NAMES)
+
+
+def _difference(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    missing = [name for name in expected if name not in state]
+    unknown = [name for name in state if name not in expected]
+    reshaped = [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    parts = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in (("missing", missing), ("unknown", unknown), ("of another shape", reshaped))
+        if names
+    ]
+    return "; ".join(parts)

@@ -1,0 +1,185 @@
+"""Patches and whole images from shards, as torch datasets.
+
+A patch is decided by (seed, epoch, index) alone: neither the number of loader processes nor an
+interruption changes what is drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.random import default_rng
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from relo.errors import TrainingError
+from relo.training.recipe import Recipe
+from relo.training.sampling import Box, blur_aware_corner, mirror, valid_box
+
+if TYPE_CHECKING:
+    from relo.shards import Dataset, Sample
+
+Draw = tuple[int, int]  # epoch, index
+
+
+class Item(TypedDict):
+    """One patch or image; a batch of them has a leading N and a list of names.
+
+    Attributes
+    ----------
+    blur, sharp : (3, H, W) float32 tensor in [0, 1]
+    mask : (1, H, W) float32 tensor of 0 and 1
+    name : str
+        scene/id.
+    """
+
+    blur: Tensor
+    sharp: Tensor
+    mask: Tensor
+    name: str
+
+
+class Patches(TorchDataset[Item]):
+    """Patches of a dataset by (epoch, index), cut within the valid part of each frame.
+
+    Parameters
+    ----------
+    dataset : relo.shards.Dataset
+        At least one pair.
+    recipe : Recipe
+        Its crop, bapc, hflip, vflip and seed.
+
+    Raises
+    ------
+    TrainingError
+        The valid part of some frame is smaller than a patch.
+    """
+
+    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+        self.dataset = dataset
+        self.recipe = recipe
+        self.areas = {shard.path: valid_box(shard.valid) for shard in dataset.shards}
+        for path, area in self.areas.items():
+            if min(area.height, area.width) < recipe.crop:
+                raise TrainingError(
+                    f"patches of {recipe.crop} px do not fit into its valid {area.width} x {area.height} px",
+                    file=path,
+                    advice=f"Use --set crop={min(area.height, area.width) // 4 * 4} or less.",
+                )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, draw: Draw) -> Item:
+        epoch, index = draw
+        sample, recipe = self.dataset[index], self.recipe
+        rng = default_rng([recipe.seed, epoch, index])
+        area = self.areas[sample.shard.path]
+        y, x = blur_aware_corner(area, recipe.crop, rng, lambda box: sample.crop("mask", *box), recipe.bapc)
+        window = Box(y, x, recipe.crop, recipe.crop)
+        images = [sample.crop(name, *window) for name in ("blur", "sharp", "mask")]
+        return to_item(sample, *mirror(images, rng, recipe.hflip, recipe.vflip))
+
+
+class WholeImages(TorchDataset[Item]):
+    """Whole frames, cropped to their valid part, for validation.
+
+    Parameters
+    ----------
+    dataset : relo.shards.Dataset
+    limit : int
+        At most so many, evenly spread.
+    """
+
+    def __init__(self, dataset: Dataset, limit: int) -> None:
+        self.dataset = dataset
+        self.indices = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int))
+        self.areas = {shard.path: valid_box(shard.valid) for shard in dataset.shards}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Item:
+        sample = self.dataset[int(self.indices[index])]
+        area = self.areas[sample.shard.path]
+        return to_item(sample, *(sample.crop(name, *area) for name in ("blur", "sharp", "mask")))
+
+
+class EndlessBatches(Sampler[list[Draw]]):
+    """Batches of (epoch, index) without end: every epoch is a new permutation of all pairs.
+
+    Parameters
+    ----------
+    count : int
+        Number of pairs.
+    batch : int
+        Draws per batch; a batch may reach into the next epoch.
+    seed : int
+    start : int
+        Number of batches to leave out: where a resumed run goes on.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int, start: int = 0) -> None:
+        self.count, self.batch, self.seed, self.start = count, batch, seed, start
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, position = divmod(self.start * self.batch, self.count)
+        order = self._order(epoch)
+        while True:
+            draws = []
+            for _ in range(self.batch):
+                if position == self.count:
+                    epoch, position = epoch + 1, 0
+                    order = self._order(epoch)
+                draws.append((epoch, int(order[position])))
+                position += 1
+            yield draws
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return default_rng([self.seed, epoch]).permutation(self.count)
+
+
+def hold_out_scenes(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
+    """Split a dataset by scenes into what is trained on and what validates.
+
+    Parameters
+    ----------
+    dataset : relo.shards.Dataset
+    fraction : float
+        Share of the scenes to hold out: rounded, at least one, never all; 0 for none.
+    seed : int
+        A scene's place in line depends on it and on the scene's name only.
+
+    Returns
+    -------
+    (Dataset, Dataset or None)
+        None where nothing can be held out: a single scene, or fraction 0.
+    """
+    scenes = dataset.scenes
+    if fraction == 0 or len(scenes) < 2:
+        return dataset, None
+    count = min(max(1, round(fraction * len(scenes))), len(scenes) - 1)
+    in_line = sorted(scenes, key=lambda scene: hashlib.sha256(f"{seed}/{scene}".encode()).digest())
+    return dataset.select(scenes=in_line[count:]), dataset.select(scenes=in_line[:count])
+
+
+def to_item(sample: Sample, blur: NDArray[Any], sharp: NDArray[Any], mask: NDArray[np.uint8]) -> Item:
+    """Turn uint8 or uint16 images and a mask into tensors."""
+    return {
+        "blur": to_tensor(blur),
+        "sharp": to_tensor(sharp),
+        "mask": torch.from_numpy((mask > 0).astype(np.float32)[None]),
+        "name": f"{sample.scene}/{sample.id}",
+    }
+
+
+def to_tensor(image: NDArray[Any]) -> Tensor:
+    """(H, W, 3) image to a (3, H, W) float32 tensor; unsigned integers are divided by their maximum."""
+    scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / np.float32(scale))

@@ -1,0 +1,183 @@
+"""Recipes: everything that decides what a training run computes, as one frozen YAML-able object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from relo.config import Config, apply_overrides, build_config, read_yaml
+from relo.errors import ConfigError
+from relo.models import model_info
+
+# Settings that change how a run is carried out, not what it computes: a resumed run may change them.
+RUN_ONLY = ("steps", "workers", "device", "log_every", "val_every", "val_images", "checkpoint_every")
+
+
+class ModelChoice(Config):
+    """Which network, with which options.
+
+    Attributes
+    ----------
+    name : str
+        One of `relo.models.list_models()`.
+    options : dict
+        Keyword arguments of `create_model`.
+    weights : str, optional
+        File to start from; MIMO-UNet+ weights for an lbag model give "LBAG+" (Li et al. 2023, table 3).
+    """
+
+    name: str = "lbag"
+    options: dict[str, Any] = Field(default_factory=dict)
+    weights: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            model_info(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+
+class LossWeights(Config):
+    """Factors of the terms of `relo.training.losses.total_loss`; 0 leaves a term out.
+
+    Attributes
+    ----------
+    l1, ssim, msfr : float
+        Image terms, summed over the output scales.
+    msfr_form : {"modulus", "real_imag"}
+        LBAG's or MIMO-UNet's form of the frequency term.
+    mask : float
+        Mask term lambda_g: 0.1 in the public configuration, 0.01 in the paper.
+    shift_invariant : bool
+        Whether each image term is the least over nine shifts of the target by at most one pixel.
+    """
+
+    l1: float = Field(default=1.0, ge=0)
+    ssim: float = Field(default=1.0, ge=0)
+    msfr: float = Field(default=0.1, ge=0)
+    msfr_form: Literal["modulus", "real_imag"] = "modulus"
+    mask: float = Field(default=0.1, ge=0)
+    shift_invariant: bool = True
+
+
+class Recipe(Config):
+    """One training run; the defaults are LBAG as in its public code, for the paper's 300 k steps.
+
+    Attributes
+    ----------
+    name : str
+        Name of the run; the default output folder is runs/NAME.
+    model : ModelChoice
+    steps : int
+        Optimiser steps.
+    batch : int
+        Patches per step.
+    crop : int
+        Side of the square patches [px], a multiple of 4.
+    lr : float
+        Learning rate of Adam.
+    milestones : tuple of int
+        Steps at which the learning rate is multiplied by `gamma`.
+    gamma : float
+    loss : LossWeights
+    bapc : float
+        Probability that a patch is centred on a blurred pixel.
+    hflip, vflip : float
+        Probabilities of mirroring a patch left-right, top-bottom.
+    seed : int
+        Of the initial parameters, the patches and the dropout.
+    val_fraction : float
+        Share of the *training* scenes held out for validation, at least one if there are two; 0 for none.
+    val_every, val_images : int
+        Validate every so many steps on at most so many images.
+    checkpoint_every, log_every : int
+        Save for `--resume`, and write a line of metrics.jsonl, every so many steps.
+    workers : int
+        Loader processes; the patches do not depend on it.
+    precision : {"32-true", "bf16-mixed", "16-mixed"}
+    device : {"auto", "cpu", "cuda"}
+    """
+
+    name: str = Field(default="lbag", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    model: ModelChoice = ModelChoice()
+    steps: int = Field(default=300_000, ge=1)
+    batch: int = Field(default=12, ge=1)
+    crop: int = Field(default=256, ge=4)
+    lr: float = Field(default=1e-4, gt=0)
+    milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000, 500_000, 600_000)
+    gamma: float = Field(default=0.5, gt=0, le=1)
+    loss: LossWeights = LossWeights()
+    bapc: float = Field(default=0.5, ge=0, le=1)
+    hflip: float = Field(default=0.5, ge=0, le=1)
+    vflip: float = Field(default=0.0, ge=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    val_fraction: float = Field(default=0.1, ge=0, lt=1)
+    val_every: int = Field(default=10_000, ge=1)
+    val_images: int = Field(default=32, ge=1)
+    checkpoint_every: int = Field(default=10_000, ge=1)
+    log_every: int = Field(default=100, ge=1)
+    workers: int = Field(default=4, ge=0)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.crop % 4:
+            raise ValueError(f"crop must be a multiple of 4, got {self.crop}")
+        if self.loss.ssim and self.crop < 44:
+            raise ValueError("the SSIM loss needs 11 pixels at quarter scale: crop must be at least 44")
+        if list(self.milestones) != sorted(set(self.milestones)) or any(step < 1 for step in self.milestones):
+            raise ValueError("milestones must be rising positive steps")
+        return self
+
+
+def list_recipes() -> tuple[str, ...]:
+    """Names of the recipes that come with relo."""
+    folder = files("relo.training") / "recipes"
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir()))
+
+
+def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by name or from a YAML file and apply `key=value` overrides.
+
+    Parameters
+    ----------
+    recipe : str or path
+        A name from `list_recipes()`, or a path ending in .yaml or .yml.
+    overrides : iterable of str
+        `steps=100`, `model.options.width=8`, …
+
+    Raises
+    ------
+    ConfigError
+        There is no such recipe, or a key or value is wrong.
+    """
+    text, overrides = str(recipe), list(overrides)
+    if text.endswith((".yaml", ".yml")):
+        values = read_yaml(Path(text))
+    elif text in list_recipes():
+        content = (files("relo.training") / "recipes" / f"{text}.yaml").read_text(encoding="utf-8")
+        values = yaml.safe_load(content)
+    else:
+        known = ", ".join(list_recipes())
+        raise ConfigError(f"there is no recipe '{text}'", advice=f"Known: {known}; or give a .yaml file.")
+    origin = " ".join([f"recipe {text}", *(f"--set {override}" for override in overrides)])
+    return build_config(Recipe, apply_overrides(values, overrides), origin)
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """Every setting of `recipe` as YAML that `load_recipe` reads."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def what_changes_the_result(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings that a resumed run must share with the run it continues."""
+    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in RUN_ONLY}

@@ -1,0 +1,136 @@
+"""Published checkpoint forms in, foreign and harmful files out."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from relo.errors import TrainingError
+from relo.models import create_model, load_weights
+from relo.models.lbag import HEAD_NAMES
+
+TINY = {"num_res": 1, "width": 4}
+
+
+@pytest.fixture
+def donor():
+    torch.manual_seed(5)
+    return create_model("lbag", **TINY).state_dict()
+
+
+FORMS = {
+    "bare": lambda sd: sd,
+    "mimo": lambda sd: {"model": sd, "optimizer": {"lr": 1e-4}, "epoch": 3},
+    "lbag": lambda sd: {"state_dict": {"model": sd}, "global_step": 7, "optimizer_states": [{}]},
+    "basicsr": lambda sd: {"params": sd},
+    "plain lightning-like": lambda sd: {"state_dict": sd},
+    "data parallel": lambda sd: {"state_dict": {f"module.{name}": tensor for name, tensor in sd.items()}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_published_form_is_read(form, legacy, donor, tmp_path):
+    path = tmp_path / "weights.pkl"
+    torch.save(FORMS[form](donor), path, _use_new_zipfile_serialization=not legacy)
+    model = create_model("lbag", **TINY)
+    assert load_weights(model, path) == ()
+    assert all(torch.equal(tensor, donor[name]) for name, tensor in model.state_dict().items())
+
+
+def test_mappings_and_safetensors_are_read(donor, tmp_path):
+    save_file(donor, tmp_path / "w.safetensors")
+    save_file(donor, tmp_path / "w.bin")
+    for source in (donor, {"model": donor}, tmp_path / "w.safetensors", str(tmp_path / "w.bin")):
+        model = create_model("lbag", **TINY)
+        load_weights(model, source)
+        assert all(torch.equal(tensor, donor[name]) for name, tensor in model.state_dict().items())
+
+
+def test_lbag_plus_takes_mimo_unet_plus_without_its_heads():
+    torch.manual_seed(6)
+    donor = create_model("mimo_unet_plus").state_dict()
+    model = create_model("lbag")
+    fresh = {name: model.state_dict()[name].clone() for name in HEAD_NAMES}
+    kept = load_weights(model, {"model": donor})
+    assert set(kept) == set(HEAD_NAMES)
+    state = model.state_dict()
+    taken = [name for name in state if name not in kept]
+    assert len(taken) == 526
+    assert all(torch.equal(state[name], donor[name]) for name in taken)
+    assert all(torch.equal(state[name], fresh[name]) for name in kept)
+
+
+def test_lbag_weights_do_not_fit_mimo_unet_plus(donor):
+    model = create_model("mimo_unet_plus", **TINY)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"6 of another shape \(feat_extract.5.main.0.weight is \(4, "):
+        load_weights(model, donor)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_strict_errors_name_the_first_keys(donor, tmp_path):
+    state = dict(donor)
+    state["extra.weight"] = state.pop("FAM1.merge.main.0.bias")
+    path = tmp_path / "w.pth"
+    torch.save(state, path)
+    with pytest.raises(TrainingError) as caught:
+        load_weights(create_model("lbag", **TINY), path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "1 missing (FAM1.merge.main.0.bias)" in text
+    assert "1 unknown (extra.weight)" in text
+    assert "\n" not in text
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_pickle_that_runs_code_runs_nothing(tmp_path):
+    witness, path = tmp_path / "executed", tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps({"model": Bomb(witness)}))
+    with pytest.raises(TrainingError, match="never loaded"):
+        load_weights(create_model("lbag", **TINY), path)
+    torch.save({"model": Bomb(witness)}, path)
+    with pytest.raises(TrainingError, match="never loaded"):
+        load_weights(create_model("lbag", **TINY), path)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("keep", [0, 5, 60, 0.5])
+def test_truncated_files_are_one_line(name, keep, donor, tmp_path):
+    path = tmp_path / name
+    if name.endswith("pth"):
+        torch.save(donor, path)
+    else:
+        save_file(donor, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep) if isinstance(keep, float) else keep])
+    with pytest.raises(TrainingError) as caught:
+        load_weights(create_model("lbag", **TINY), path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"epoch": 3}, {"model": "text"}, {"a": torch.zeros(1), "b": 3}, torch.zeros(2)]
+)
+def test_files_without_a_state_dict_are_refused(content, tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(content, path)
+    with pytest.raises(TrainingError):
+        load_weights(create_model("lbag", **TINY), path)
+
+
+def test_text_and_missing_files_are_refused(tmp_path):
+    (tmp_path / "w.pt").write_text("<html>404 not found</html>")
+    for path in (tmp_path / "w.pt", tmp_path / "missing.pt", tmp_path):
+        with pytest.raises(TrainingError, match=str(path)):
+            load_weights(create_model("lbag", **TINY), path)

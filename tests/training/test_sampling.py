@@ -1,0 +1,114 @@
+"""Blur-aware cropping, mirroring and the valid part of a frame."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relo.training.sampling import Box, blur_aware_corner, mirror, valid_box
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_patches_lie_inside_and_hold_a_blurred_pixel_if_asked(data):
+    height, width = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
+    area = Box(data.draw(st.integers(0, 5)), data.draw(st.integers(0, 5)), height, width)
+    size = data.draw(st.integers(1, min(height, width)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    mask = (rng.random((area.y + height + 3, area.x + width + 3)) < 0.02).astype(np.uint8) * 255
+
+    def read(box):
+        assert box == area
+        return mask[box.y : box.y + box.height, box.x : box.x + box.width]
+
+    y, x = blur_aware_corner(area, size, rng, read, 1.0)
+    assert area.y <= y <= area.y + height - size
+    assert area.x <= x <= area.x + width - size
+    if read(area).any():
+        assert mask[y : y + size, x : x + size].any()
+
+
+def test_half_of_the_patches_are_centred_on_a_blurred_pixel():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((200, 300), np.uint8)
+    mask[100, 150] = 255
+    corners = [blur_aware_corner(Box(0, 0, 200, 300), 32, rng, lambda box: mask, 0.5) for _ in range(2000)]
+    centred = sum(corner == (84, 134) for corner in corners)
+    assert abs(centred - 1000) < 4 * np.sqrt(500)  # four standard deviations of the binomial
+    others = np.array([corner for corner in corners if corner != (84, 134)])
+    # Uniform over every corner, the last ones included.
+    assert others.min(0).tolist() == pytest.approx([0, 0], abs=3)
+    assert others.max(0).tolist() == pytest.approx([168, 268], abs=3)
+    assert others.mean(0).tolist() == pytest.approx([84, 134], abs=10)
+
+
+def test_the_last_corner_is_drawn():
+    rng = np.random.default_rng(0)
+    corners = {blur_aware_corner(Box(0, 0, 9, 9), 8, rng, lambda box: np.zeros((9, 9)), 0.0) for _ in range(100)}
+    assert corners == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_every_blurred_pixel_is_as_likely():
+    rng = np.random.default_rng(1)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[[20, 30, 40], [20, 30, 40]] = 255
+    corners = [blur_aware_corner(Box(0, 0, 64, 64), 8, rng, lambda box: mask, 1.0) for _ in range(900)]
+    counts = [corners.count((c - 4, c - 4)) for c in (20, 30, 40)]
+    assert sum(counts) == 900
+    assert min(counts) > 240
+
+
+def test_without_blur_or_wish_the_mask_does_not_matter():
+    area = Box(0, 0, 20, 20)
+
+    def refuse(box):
+        raise AssertionError("the mask was read")
+
+    first = blur_aware_corner(area, 8, np.random.default_rng(3), refuse, 0.0)
+    second = blur_aware_corner(area, 8, np.random.default_rng(3), lambda box: np.zeros((20, 20)), 1.0)
+    assert first == second
+
+
+def test_a_patch_larger_than_the_area_is_refused():
+    with pytest.raises(ValueError, match="does not fit"):
+        blur_aware_corner(Box(0, 0, 8, 30), 9, np.random.default_rng(0), lambda box: np.zeros((8, 30)))
+
+
+@pytest.mark.parametrize(("hflip", "vflip"), [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_mirroring_is_the_same_for_all(hflip, vflip):
+    image, mask = np.arange(24).reshape(2, 4, 3), np.arange(8).reshape(2, 4)
+    flipped = mirror([image, mask], np.random.default_rng(0), hflip, vflip)
+    expected = [image, mask]
+    if hflip:
+        expected = [x[:, ::-1] for x in expected]
+    if vflip:
+        expected = [x[::-1] for x in expected]
+    assert all(np.array_equal(a, b) for a, b in zip(flipped, expected, strict=True))
+
+
+def brute_force_area(good):
+    best = 0
+    for y0 in range(good.shape[0]):
+        for y1 in range(y0 + 1, good.shape[0] + 1):
+            run = 0
+            for free in good[y0:y1].all(0):
+                run = run + 1 if free else 0
+                best = max(best, run * (y1 - y0))
+    return best
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10_000), height=st.integers(1, 9), width=st.integers(1, 9), share=st.floats(0, 0.5))
+def test_the_valid_box_is_the_largest_rectangle(seed, height, width, share):
+    valid = np.where(np.random.default_rng(seed).random((height, width)) < share, 0, 255).astype(np.uint8)
+    box = valid_box(valid)
+    assert box.height * box.width == brute_force_area(valid > 0)
+    assert (valid[box.y : box.y + box.height, box.x : box.x + box.width] > 0).all()
+
+
+def test_the_valid_box_of_a_large_frame_keeps_every_valid_border_row():
+    valid = np.zeros((1436, 2152), np.uint8)
+    valid[7:1430, 13:2141] = 255
+    assert valid_box(valid) == Box(7, 13, 1423, 2128)
+    assert valid_box(np.full((1436, 2152), 255, np.uint8)) == Box(0, 0, 1436, 2152)
+    assert valid_box(np.zeros((600, 600), np.uint8)) == Box(0, 0, 0, 0)
