@@ -89,7 +89,12 @@ def write_image(path: str | Path, image: NDArray[Any]) -> None:
         raise ImageError(f"has none of the endings {', '.join(WRITABLE)}", file=path)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"expected (H, W, 3) uint8 or uint16, got {image.shape} {image.dtype}")
-    done, encoded = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
+    deflate = [cv2.IMWRITE_TIFF_COMPRESSION, 8]  # every TIFF reader knows it; LZW inflates 16-bit noise
+    done, encoded = cv2.imencode(
+        path.suffix.lower(),
+        np.ascontiguousarray(image[..., ::-1]),
+        [] if path.suffix.lower() == ".png" else deflate,
+    )
     if not done:
         raise ImageError("cannot be encoded", file=path)
     with unfinished(path) as part:

@@ -70,7 +70,7 @@ def test_alpha_is_dropped_not_blended(dtype, tmp_path):
 
 def test_floating_point_tiff_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "f.tif", np.zeros((8, 8, 3), np.float32), photometric="rgb")
-    with pytest.raises(ImageError, match="float32 values. Save it with 8 or 16 bits"):
+    with pytest.raises(ImageError, match="float32 values"):
         read_image(tmp_path / "f.tif")
 
 

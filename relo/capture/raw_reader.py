@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PositiveFloat, ValidationError, field_validator
 
 from relo.capture.dng import sidecar_path
 from relo.capture.frame import PATTERNS, RawFrame, flip_pattern
@@ -37,6 +37,9 @@ _NO_COLOUR_MATRIX = "no colour matrix in the file: identity assumed"
 _CHECK_RIGHTS = "Check the name and its rights."
 
 
+PositiveGains = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
 class CameraSettings(Config):
     """What `session.yaml` says of one camera; each value given here wins over the file's own metadata."""
 
@@ -50,7 +53,7 @@ class CameraSettings(Config):
     width: int | None = Field(None, ge=2, description="Columns of a headerless .raw.")
     height: int | None = Field(None, ge=2, description="Rows of a headerless .raw.")
     header_bytes: int = Field(0, ge=0, description="Bytes to skip at the start of a headerless .raw.")
-    white_balance: tuple[float, float, float] | None = Field(None, description="Gains of R, G, B.")
+    white_balance: PositiveGains | None = Field(None, description="Gains of R, G, B.")
     colour_matrix: tuple[tuple[float, float, float], ...] | None = Field(
         None, description="3 x 3, white-balanced camera RGB -> linear sRGB, rows sum to 1."
     )
@@ -60,13 +63,6 @@ class CameraSettings(Config):
     def _known_pattern(cls, value: str | None) -> str | None:
         if value is not None and value not in PATTERNS:
             raise ValueError(f"must be one of {', '.join(PATTERNS)}")
-        return value
-
-    @field_validator("white_balance")
-    @classmethod
-    def _positive_gains(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and min(value) <= 0:
-            raise ValueError("gains must be positive")
         return value
 
     @field_validator("colour_matrix")

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field
 
 from relo.capture.frame import RawFrame, flip_pattern
-from relo.capture.raw_reader import RAW_SUFFIXES, CameraSettings, read_raw
+from relo.capture.raw_reader import RAW_SUFFIXES, CameraSettings, PositiveGains, read_raw
 from relo.config import Config, build_config, read_yaml
 from relo.errors import CaptureError, ReloError
 
@@ -38,7 +38,7 @@ class SessionSettings(Config):
     """Content of `session.yaml`; every key is optional."""
 
     rig: str = Field("", description="Name of the rig, for the record.")
-    white_balance: tuple[float, float, float] | None = Field(
+    white_balance: PositiveGains | None = Field(
         None, description="Gains of R, G, B for both cameras, where a scene has no whiteboard pair."
     )
     cameras: CameraPair = CameraPair()

@@ -34,7 +34,7 @@ def command(
         as_json=as_json,
         done=len(result.written),
         failed=len(result.failed),
-        out=out,
+        out=out if result.written else None,
         details={
             "written": [str(path) for path in result.written],
             "errors": {str(path): reason for path, reason in result.failed},

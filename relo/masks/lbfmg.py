@@ -108,7 +108,7 @@ def clean_up(raw: np.ndarray, config: LbfmgConfig | None = None, valid: np.ndarr
     mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disk(config.opening_px))
     closing = round(config.closing_fraction * mask.shape[1])
     if closing > 1:
-        # Without the border an object that leaves the frame would be eroded there.
+        # Without the margin what lies near the frame's border would be joined to it.
         padded = cv2.copyMakeBorder(mask, closing, closing, closing, closing, cv2.BORDER_REPLICATE)
         padded = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disk(closing))
         mask = padded[closing:-closing, closing:-closing]

@@ -1,7 +1,8 @@
 """relo's own checkpoint: a safetensors file that says which model it is and how it was trained.
 
-The tensors are the model's state dict under its published names; the header's metadata hold
-`format`, `version`, `model`, `options` (JSON) and `training` (JSON).
+The tensors are the model's state dict under its published names. The header's metadata hold one entry
+"relo", JSON with `format`, `version`, `model`, `options` and `training`: one, because safetensors writes
+several in random order, and equal models shall give equal files.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORMAT = "relo-model"
-VERSION = "1"
+VERSION = 1
 FILE_NAME = "model.safetensors"
 
 
@@ -67,15 +68,9 @@ def save_checkpoint(
     from safetensors.torch import save
 
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
-    metadata = {
-        "format": FORMAT,
-        "version": VERSION,
-        "model": name,
-        "options": canonical_json(options),
-        "training": canonical_json(training),
-    }
+    header = {"format": FORMAT, "version": VERSION, "model": name, "options": options, "training": training}
     with unfinished(path) as part:
-        part.write_bytes(save(tensors, metadata))
+        part.write_bytes(save(tensors, {"relo": canonical_json(header)}))
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -96,36 +91,36 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         file = file / FILE_NAME
     if not file.is_file():
         raise TrainingError("does not exist", file=file, advice="Give a run folder or its model.safetensors.")
-    metadata = _read_metadata(file)
-    if metadata.get("format") != FORMAT:
+    header = _read_header(file)
+    if header.get("format") != FORMAT:
         raise TrainingError(
             "is no checkpoint of relo",
             file=file,
             advice="Give a run folder of 'relo train' or its model.safetensors.",
         )
-    if metadata.get("version") != VERSION:
+    if header.get("version") != VERSION:
         raise TrainingError(
-            f"has checkpoint version {metadata.get('version')}, this relo reads version {VERSION}",
+            f"has checkpoint version {header.get('version')}, this relo reads version {VERSION}",
             file=file,
             advice="Install the relo version that made it.",
         )
     try:
-        name, options = metadata["model"], json.loads(metadata["options"])
-        training = json.loads(metadata["training"])
+        name, options, training = header["model"], header["options"], header["training"]
         model = create_model(name, **options)
-    except (KeyError, TypeError, ValueError, ReloError) as error:
+    except (KeyError, TypeError, ReloError) as error:
         raise TrainingError(f"does not describe a model that this relo knows ({error})", file=file) from error
     load_weights(model, file)
     return Checkpoint(file, name, options, training, model.eval())
 
 
-def _read_metadata(file: Path) -> dict[str, str]:
+def _read_header(file: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as content:
-            return content.metadata() or {}
-    except (SafetensorError, OSError) as error:
+            header = json.loads((content.metadata() or {}).get("relo", "{}"))
+        return header if isinstance(header, dict) else {}
+    except (SafetensorError, OSError, ValueError) as error:
         raise TrainingError(
             "is damaged or no safetensors file",
             file=file,

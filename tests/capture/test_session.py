@@ -105,6 +105,10 @@ def test_session_yaml_is_checked(tmp_path):
     file.write_text("cameras:\n  C: {}\n")
     with pytest.raises(ConfigError, match=r"known here: B, S"):
         open_session(tmp_path)
+    for line in ("white_balance: [2, 0, 1]", "cameras: {S: {white_balance: [-1, 1, 1]}}"):
+        file.write_text(line)
+        with pytest.raises(ConfigError, match=r"white_balance\.\d': .*greater than 0"):
+            open_session(tmp_path)
     file.write_text("rig: roof\nwhite_balance: [2, 1, 1.5]\ncameras:\n  B: {exposure_s: 0.02, mirrored: true}\n")
     settings = open_session(tmp_path).settings
     assert (settings.rig, settings.white_balance) == ("roof", (2.0, 1.0, 1.5))

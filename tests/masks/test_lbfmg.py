@@ -89,13 +89,13 @@ def test_a_moving_disc_is_found(count):
 
 
 def test_the_depth_does_not_matter():
-    shot = frames(7)
+    shot = frames(7, noise=8)  # so much that many pixels lie at the threshold
     target = with_disc(shot[6], (45, 35))
     eight = foreground(target, shot[:6])
     sixteen = foreground(target.astype(np.uint16) * 257, [frame.astype(np.uint16) * 257 for frame in shot[:6]])
     floats = foreground(target / np.float32(255), [frame / np.float32(255) for frame in shot[:6]])
     doubles = foreground(target / 255, [frame / 255 for frame in shot[:6]])
-    assert 0.04 < eight.mean() < 0.08
+    assert 0.06 < eight.mean() < 0.5
     assert np.array_equal(eight, sixteen)
     for other in (floats, doubles):
         assert (other != eight).mean() < 1e-3  # rounding decides at the threshold
@@ -180,9 +180,10 @@ def test_closing_bridges_narrow_gaps_only():
     assert not closed[40, 62:78].any()
 
 
-def test_closing_keeps_what_leaves_the_frame():
+def test_closing_neither_erodes_nor_extends_at_the_border():
     raw = np.zeros(SHAPE, bool)
-    raw[30:60, 100:] = True
+    raw[30:60, 100:] = True  # leaves the frame
+    raw[30:60, 3:20] = True  # ends 3 px before it
     assert np.array_equal(clean_up(raw, bare(closing_fraction=0.1)) > 0, raw)
 
 

@@ -1,5 +1,7 @@
 """relo's own checkpoint file."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -8,7 +10,13 @@ from relo.errors import TrainingError
 from relo.models import create_model, load_weights
 from relo.training import load_checkpoint, save_checkpoint
 
+TENSORS = {"a": torch.zeros(1)}
+REST = {"options": {}, "training": {}}
 OPTIONS = {"num_res": 1, "width": 4, "clamp_gate": 0.2}
+
+
+def header(**entries):
+    return json.dumps({"format": "relo-model", "version": 1} | entries)
 
 
 @pytest.fixture
@@ -68,20 +76,13 @@ def test_a_failed_write_keeps_the_old_file(saved, monkeypatch):
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:-7]), "damaged"),
         (lambda path: path.write_bytes(b"PK\x03\x04 a zip"), "damaged"),
-        (lambda path: save_file({"a": torch.zeros(1)}, path), "no checkpoint of relo"),
-        (
-            lambda path: save_file({"a": torch.zeros(1)}, path, {"format": "relo-model", "version": "9"}),
-            "version 9",
-        ),
-        (lambda path: save_file({"a": torch.zeros(1)}, path, {"format": "relo-model", "version": "1"}), "describe"),
-        (
-            lambda path: save_file(
-                {"a": torch.zeros(1)},
-                path,
-                {"format": "relo-model", "version": "1", "model": "unet9", "options": "{}", "training": "{}"},
-            ),
-            "no model 'unet9'",
-        ),
+        (lambda path: save_file(TENSORS, path), "no checkpoint of relo"),
+        (lambda path: save_file(TENSORS, path, {"relo": "[1]"}), "no checkpoint of relo"),
+        (lambda path: save_file(TENSORS, path, {"relo": "{"}), "damaged"),
+        (lambda path: save_file(TENSORS, path, {"relo": header(version=9)}), "version 9"),
+        (lambda path: save_file(TENSORS, path, {"relo": header()}), "does not describe"),
+        (lambda path: save_file(TENSORS, path, {"relo": header(model="unet9", **REST)}), "no model 'unet9'"),
+        (lambda path: save_file(TENSORS, path, {"relo": header(model="lbag", **REST)}), "do not fit"),
     ],
 )
 def test_other_files_are_one_line(saved, change, match):

@@ -65,9 +65,10 @@ def test_the_checkpoint_is_readable_with_safetensors_alone(straight):
     _, result, _ = straight
     with safe_open(result.checkpoint, framework="pt") as content:
         metadata = content.metadata()
-    assert metadata["model"] == "lbag"
-    assert json.loads(metadata["options"])["num_res"] == 1
-    assert json.loads(metadata["training"])["steps"] == 8
+    header = json.loads(metadata["relo"])
+    assert header["model"] == "lbag"
+    assert header["options"]["num_res"] == 1
+    assert header["training"]["steps"] == 8
     loaded = load_checkpoint(result.run)
     tensors = load_file(result.checkpoint)
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in loaded.model.state_dict().items())
