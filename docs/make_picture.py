@@ -1,6 +1,6 @@
 """Make docs/pair.jpg, the README's picture, from a simulated session.
 
-    python docs/make_picture.py
+python docs/make_picture.py
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
             raise ConfigError(f"--set {override}: the value is not valid YAML.") from error
         node = result
         for key in keys[:-1]:
-            child = node.setdefault(key, {})
+            child = {} if node.get(key) is None else node[key]
+            node[key] = child
             if not isinstance(child, dict):
                 raise ConfigError(f"--set {override}: '{key}' is a value, not a group of settings.")
             node = child
@@ -73,11 +74,22 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
 
 
 def build_config(kind: type[C], values: Mapping[str, Any], origin: str) -> C:
-    """Validate `values` as a `kind`; an error names `origin`, the key and the known keys."""
+    """Validate `values` as a `kind`; an error names `origin`, the key and the known keys.
+
+    A key without a value (a YAML group whose lines are all commented out) counts as not given.
+    """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(_without_empty(values))
     except ValidationError as error:
         raise ConfigError(f"{origin}: {describe_validation_error(kind, error)}") from error
+
+
+def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_empty(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def load_config(kind: type[C], path: Path | None = None, overrides: Iterable[str] = ()) -> C:
@@ -98,7 +110,7 @@ def describe_validation_error(kind: type[BaseModel], error: ValidationError) -> 
         where = ".".join(str(part) for part in problem["loc"]) or "the whole"
         if problem["type"] == "extra_forbidden":
             known = ", ".join(_fields_at(kind, problem["loc"][:-1]))
-            parts.append(f"unknown key '{where}' (known here: {known})")
+            parts.append(f"unknown key '{where}'" + (f" (known here: {known})" if known else ""))
         else:
             parts.append(f"'{where}': {problem['msg']} (got {problem['input']!r})")
     if len(problems) > 3:

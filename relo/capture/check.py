@@ -120,6 +120,9 @@ def _check_scene(session: Session, scene: Scene, result: SessionCheck, step: Cal
             clipped = float(frame.saturated().mean())
             if clipped > _CLIPPED_WARNING:
                 result.warnings.append(f"{file}: {100 * clipped:.1f} % of the sites are saturated")
+    longest_short = max((time for time in exposures["S"] if time), default=0.0)
+    if any(time and time <= longest_short for time in exposures["B"]):
+        result.warnings.append(f"{scene.path}: camera B exposes no longer than camera S; are the names swapped?")
     for camera, times in exposures.items():
         if None in times:
             result.warnings.append(

@@ -95,8 +95,8 @@ def _demosaic_strip(
             values[i, _HALO + width + j] = mosaic[y, _mirror(width + j, width)]
         values[i, _HALO : _HALO + width] = mosaic[y]
 
-    green, horizontal = _choose_green(values, channels, parity, top, bottom, height, width)
-    _mirror_borders(green, horizontal, top, bottom, height, width)
+    green, horizontal = _choose_green(values, channels, parity, top, height, width)
+    _mirror_borders(green, horizontal, top, height, width)
 
     red, blue = values.copy(), values.copy()
     first, last = _HALO - 3, rows - _HALO + 3
@@ -126,7 +126,7 @@ def _demosaic_strip(
 
 @numba.njit(cache=True, nogil=True)
 def _choose_green(
-    values: np.ndarray, channels: np.ndarray, parity: int, top: int, bottom: int, height: int, width: int
+    values: np.ndarray, channels: np.ndarray, parity: int, top: int, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Green interpolated along both directions, the direction with the smoother colour difference chosen."""
     rows, columns = values.shape
@@ -189,9 +189,7 @@ def _choose_green(
 
 
 @numba.njit(cache=True, nogil=True)
-def _mirror_borders(
-    green: np.ndarray, horizontal: np.ndarray, top: int, bottom: int, height: int, width: int
-) -> None:
+def _mirror_borders(green: np.ndarray, horizontal: np.ndarray, top: int, height: int, width: int) -> None:
     """Continue green and the decision beyond the frame by mirroring them."""
     rows = green.shape[0]
     for i in range(_HALO - _REACH, rows - _HALO + _REACH):

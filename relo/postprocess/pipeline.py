@@ -9,7 +9,7 @@ docs/decisions/0003-white-balance-first.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -100,6 +100,9 @@ class SceneCalibration:
         Of the static pair, only demosaiced and developed, and after all corrections [dB].
     notes : tuple of str
         What was unusual.
+    previews : mapping of name -> (h, w, 3) uint8 array
+        The static pair for people to look at, at most 640 px wide: "before", "after" (camera B, only
+        developed and corrected) and "sharp" (camera S, corrected).
     """
 
     casts: Mapping[str, ColourCast]
@@ -114,6 +117,7 @@ class SceneCalibration:
     psnr_before: float = float("nan")
     psnr_after: float = float("nan")
     notes: tuple[str, ...] = ()
+    previews: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +224,10 @@ def calibrate_scene(
         psnr_before=quality.psnr(plain[1], plain[0], valid),
         psnr_after=quality.psnr(image_sharp, aligned, valid),
         notes=tuple(notes),
+        previews={
+            name: _preview(image)
+            for name, image in (("before", plain[0]), ("after", aligned), ("sharp", image_sharp))
+        },
     )
 
 
@@ -313,9 +321,11 @@ def valid_pixels(calibration: SceneCalibration, config: PostprocessConfig | None
 
 def _correct_colour(frame: RawFrame, casts: Mapping[str, ColourCast]) -> np.ndarray:
     mosaic = frame.normalised()
+    if not casts:
+        return mosaic
     cast = casts.get(frame.camera)
     if cast is None:
-        return mosaic
+        raise ProcessError(f"camera '{frame.camera}' has no colour calibration (there is: {', '.join(casts)})")
     if cast.pattern != frame.pattern:
         cast = replace(cast, pattern=frame.pattern)
     return apply_colour_cast(cast, mosaic)
@@ -374,6 +384,15 @@ def _white_balance(
     if wb is not None:
         return (wb[0] / wb[1], 1.0, wb[2] / wb[1]), "session"
     return sharp.wb, "as shot"
+
+
+def _preview(image: np.ndarray, width: int = 640) -> np.ndarray:
+    import cv2
+
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    if width < image.shape[1]:
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+    return isp.quantise(image, 8)
 
 
 def _grow(mask: np.ndarray, margin: int = 2) -> np.ndarray:

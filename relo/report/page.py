@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import jinja2
 import numpy as np
 from markupsafe import Markup
@@ -179,9 +180,9 @@ def pair_figure(record: PairRecord) -> dict[str, Any]:
 
 
 def scene_figure(scene: SceneRecord) -> dict[str, Any]:
-    """Flow picture of a scene as a data URI, with the range of its lengths [px]."""
+    """Flow picture of a scene with the range of its lengths [px], and its static pair before and after."""
     shard = scene.shards[0]
-    figure: dict[str, Any] = {"scene": scene, "flow": None}
+    figure: dict[str, Any] = {"scene": scene, "flow": None, "static": static_figure(shard.file)}
     if shard.flow_model is not None:
         picture, low, high = pictures.flow_picture(shard.flow, shard.valid, *_TINY)
         figure |= {
@@ -191,6 +192,26 @@ def scene_figure(scene: SceneRecord) -> dict[str, Any]:
             "high": high,
         }
     return figure
+
+
+def static_figure(file: h5py.File) -> dict[str, Any] | None:
+    """Static pair of a shard only developed and corrected, as data URIs; None where it is not recorded."""
+    group = file.get("calibration/static")
+    if group is None or not {"before", "after", "sharp"} <= set(group):
+        return None
+    before, after, sharp = (pictures.thumbnail(group[name][()], *_LARGE) for name in ("before", "after", "sharp"))
+    nothing = np.zeros(sharp.shape[:2], np.uint8)
+    differences = [
+        pictures.difference_map(image, sharp, nothing, *_SMALL, gain=DIFFERENCE_GAIN) for image in (before, after)
+    ]
+    return {
+        "before": pictures.data_uri(before, 50_000),
+        "after": pictures.data_uri(after, 50_000),
+        "difference_before": pictures.data_uri(differences[0], 40_000),
+        "difference_after": pictures.data_uri(differences[1], 20_000),
+        "size": _size_of(before),
+        "small_size": _size_of(differences[0]),
+    }
 
 
 def _environment() -> jinja2.Environment:

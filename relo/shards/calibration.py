@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
+from relo.shards.schema import FRAME_COMPRESSION
+
 if TYPE_CHECKING:
     from relo.postprocess.pipeline import SceneCalibration
 
@@ -25,6 +27,8 @@ def store_calibration(file: h5py.File, calibration: SceneCalibration) -> None:
     balance = group.create_dataset("white_balance", data=np.array(calibration.wb))
     balance.attrs["source"] = calibration.wb_source
     group.create_dataset("colour_matrix", data=np.asarray(calibration.colour_matrix, np.float64))
+    for name, image in sorted(calibration.previews.items()):
+        group.create_dataset(f"static/{name}", data=image, **FRAME_COMPRESSION)
     flow = group.create_group("flow")
     flow.attrs["shape"] = calibration.flow.shape
     flow.attrs["method"] = calibration.flow.method

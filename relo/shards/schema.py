@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import hdf5plugin
 import numpy as np
 
 FORMAT = "relo-shard"
@@ -17,6 +18,7 @@ REPORT_FILE = "report.html"
 
 IMAGES = ("blur", "sharp", "short")
 TILE = 128
+FRAME_COMPRESSION = dict(hdf5plugin.Blosc(cname="zstd", clevel=5, shuffle=hdf5plugin.Blosc.BITSHUFFLE))
 
 # One row a pair. NaN where a number could not be had.
 PAIR_DTYPE = np.dtype(

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 import h5py
-import hdf5plugin
 import numpy as np
 
 from relo import __version__, atomic
@@ -93,7 +92,7 @@ class ShardWriter:
             maxshape=(None, *shape),
             chunks=(1, *tile),
             dtype=dtype,
-            **hdf5plugin.Blosc(cname="zstd", clevel=5, shuffle=hdf5plugin.Blosc.BITSHUFFLE),
+            **schema.FRAME_COMPRESSION,
         )
 
     def __len__(self) -> int:

@@ -82,6 +82,19 @@ def test_calibration_finds_the_truth(rig, calibration):
     assert calibration.wb == pytest.approx((2.0, 1.0, 1.6), rel=1e-4)
 
 
+def test_previews_show_the_static_pair_before_and_after(calibration):
+    before, after, sharp = (calibration.previews[name].astype(float) for name in ("before", "after", "sharp"))
+    assert before.shape == after.shape == sharp.shape == (203, 270, 3)
+    inner = np.s_[12:-12, 12:-12]
+    assert np.abs(after - sharp)[inner].mean() < np.abs(before - sharp)[inner].mean() / 2
+
+
+def test_a_camera_without_calibration_is_refused(rig, calibration):
+    stranger = replace(rig.pair[0], camera="C")
+    with pytest.raises(ProcessError, match="camera 'C' has no colour calibration"):
+        process_pair(stranger, rig.pair[1], calibration)
+
+
 def test_a_pair_comes_out_as_the_truth(rig, calibration):
     result = process_pair(*rig.pair, calibration)
     valid = valid_pixels(calibration) > 0

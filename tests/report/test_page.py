@@ -34,6 +34,10 @@ class Page(HTMLParser):
         self.close()
         assert self.open == []
 
+    @property
+    def pictured_pairs(self) -> int:
+        return sum((image["alt"] or "").startswith("Blurred frame") for image in self.images)
+
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
         self.counts[tag] = self.counts.get(tag, 0) + 1
@@ -81,7 +85,7 @@ def test_every_pair_is_in_the_table(make_dataset):
     table = {(scene, pair) for scene, pair in zip(parsed.cells, parsed.cells[1:], strict=False)}
     expected = {("a", f"{k:04d}") for k in range(5)} | {("b", f"{k:04d}") for k in range(20)}
     assert expected <= table
-    assert parsed.counts["article"] == page.MAX_PICTURED_PAIRS
+    assert parsed.pictured_pairs == page.MAX_PICTURED_PAIRS
 
 
 def test_hostile_names_stay_text(make_dataset):
@@ -127,7 +131,7 @@ def test_columns_without_any_number_are_named_and_left_out(make_dataset):
 @pytest.mark.parametrize("keywords", [{"bits": 16}, {"short": True}, {"size": (64, 48)}, {"size": (7, 9)}])
 def test_other_kinds_of_shards(make_dataset, keywords):
     _, parsed = read(make_dataset([keywords]))
-    assert parsed.counts["article"] == 3
+    assert parsed.pictured_pairs == 3
 
 
 def test_no_shards(make_dataset):
@@ -183,7 +187,7 @@ def test_rows_are_bounded_and_the_rest_is_told(make_dataset, monkeypatch):
     assert "The 2 most doubtful of 6 pairs are shown" in text
     assert "The first 1 of 2 scenes" in text
     assert "the first 1 are shown" in text
-    assert parsed.counts["article"] == 1
+    assert parsed.pictured_pairs == 1
     assert "x" * 500 not in text
 
 
@@ -229,3 +233,15 @@ def test_browser_reports_no_error(make_dataset, tmp_path):
     )
     assert "CONSOLE" not in done.stderr
     assert re.search(r'style="max-width: \d+px; --cut: 50%;"', done.stdout)  # our script has run
+
+
+def test_the_static_pair_is_shown_before_and_after(make_dataset):
+    root = make_dataset([{"scene": "a"}, {"scene": "b", "calibration": False}])
+    shards = page.open_dataset(root).shards
+    figure = page.static_figure(shards[0].file)
+    assert figure is not None
+    # after correction the two cameras agree: the difference is black, and small as a JPEG
+    assert len(figure["difference_after"]) < len(figure["difference_before"]) / 2
+    assert page.static_figure(shards[1].file) is None
+    _, parsed = read(root)
+    assert sum("only developed" in (image["alt"] or "") for image in parsed.images) == 1

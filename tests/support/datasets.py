@@ -122,6 +122,11 @@ def _write_calibration(writer: ShardWriter, size: tuple[int, int]) -> None:
     group.attrs.update({"shape": size, "method": "parametric", "note": ""})
     writer.file["calibration/gain"] = np.array([1.02, 0.98, 1.05])
     writer.file["calibration/white_balance"] = np.array([2.0, 1.0, 1.5])
+    rng = np.random.default_rng(7)
+    after = rng.integers(0, 255, (*size, 3), np.uint8)
+    group = writer.file.create_group("calibration/static")
+    for name, image in (("before", np.roll(after, 3, axis=1)), ("after", after), ("sharp", after)):
+        group[name] = image
     for camera in "BS":
         colour = writer.file.create_dataset(f"calibration/colour_{camera}", data=np.ones((3, 10)))
         colour.attrs["residual_peak_to_peak"] = np.array([0.011, 0.012, 0.013])

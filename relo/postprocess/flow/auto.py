@@ -82,7 +82,7 @@ def fit_flow(
     else:
         model = estimate_parametric(target, moving, weights=weights)
         if config.method == "auto":
-            model = _add_parallax(model, target, moving)
+            model = _add_parallax(model, target, moving, weights)
     largest = float(np.abs(model.dense()).max())
     if largest > config.limit * target.shape[1]:
         raise ProcessError(
@@ -97,7 +97,9 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image @ _GREY if image.ndim == 3 else image)
 
 
-def _add_parallax(model: FlowModel, target: np.ndarray, moving: np.ndarray) -> FlowModel:
+def _add_parallax(
+    model: FlowModel, target: np.ndarray, moving: np.ndarray, weights: np.ndarray | None
+) -> FlowModel:
     """Add a dense rest where textured blocks show that the cubic does not explain the pair."""
     flow = model.dense()
     rows, columns = np.indices(target.shape, np.float32)
@@ -106,6 +108,10 @@ def _add_parallax(model: FlowModel, target: np.ndarray, moving: np.ndarray) -> F
     shift, sigma = block_shift(target, warped)
     length = np.hypot(shift[..., 0], shift[..., 1])
     textured = np.isfinite(sigma)
+    if weights is not None:
+        rows, columns = textured.shape
+        area = weights[: rows * _BLOCK, : columns * _BLOCK].reshape(rows, _BLOCK, columns, _BLOCK)
+        textured &= area.min(axis=(1, 3)) > 0
     missed = textured & (length > np.maximum(_PARALLAX_PX, 4 * np.where(textured, sigma, 0)))
     if textured.sum() == 0 or missed.sum() < _PARALLAX_SHARE * textured.sum():
         return model
