@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from relo.errors import ReloError
 
 
 def part_name(path: Path) -> Path:
@@ -40,6 +45,41 @@ def unfinished(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep it for this process; the system frees it when the process ends, however it ends.
+
+    Raises
+    ------
+    ReloError
+        Another process keeps it.
+    OSError
+        It cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            advice = "Wait for it, or give another folder."
+            raise ReloError("another relo is writing here", file=folder, advice=advice) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raise the error of a full disk where fewer than `size` bytes are free.
+
+    HDF5 does not survive a write that fails: ask before it has to find out.
+    """
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -112,7 +112,7 @@ def describe_validation_error(kind: type[BaseModel], error: ValidationError) -> 
             known = ", ".join(_fields_at(kind, problem["loc"][:-1]))
             parts.append(f"unknown key '{where}'" + (f" (known here: {known})" if known else ""))
         else:
-            parts.append(f"'{where}': {problem['msg']} (got {problem['input']!r})")
+            parts.append(f"'{where}': {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})")
     if len(problems) > 3:
         parts.append(f"and {len(problems) - 3} more")
     return "; ".join(parts)

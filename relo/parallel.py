@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,8 +29,9 @@ def run_tasks(function: Callable[[T], R], tasks: Sequence[T], jobs: int = 1) -> 
 
     Raises
     ------
-    Exception
-        What a task raises is raised here; tasks that have not begun are cancelled.
+    BaseException
+        What a task raises is raised here. Tasks that have not begun are cancelled, and those that run in
+        other processes are killed.
     """
     if jobs <= 1 or len(tasks) <= 1:
         for task in tasks:
@@ -35,14 +40,70 @@ def run_tasks(function: Callable[[T], R], tasks: Sequence[T], jobs: int = 1) -> 
     jobs = min(jobs, len(tasks))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=limit_threads, initargs=(threads,)) as pool:
-        futures = {pool.submit(function, task): task for task in tasks}
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker, initargs=(threads,)) as pool:
         try:
+            with _interrupts_later():
+                futures = {pool.submit(function, task): task for task in tasks}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold Ctrl-C back meanwhile; processes started inside never get it, their parent stops them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def lost_interrupts() -> Iterator[Callable[[], None]]:
+    """Give a function that raises the KeyboardInterrupt of a Ctrl-C that went unheard meanwhile.
+
+    Python prints and forgets what is raised in a destructor or the callback of a weak reference; h5py has
+    many of both.
+    """
+    lost = False
+    before = sys.unraisablehook
+
+    def keep(unraisable: Any) -> None:
+        nonlocal lost
+        if unraisable.exc_type is KeyboardInterrupt:
+            lost = True
+        else:
+            before(unraisable)
+
+    def check() -> None:
+        if lost:
+            raise KeyboardInterrupt
+
+    sys.unraisablehook = keep
+    try:
+        yield check
+    finally:
+        sys.unraisablehook = before
+
+
+def start_worker(threads: int) -> None:
+    """Prepare a process of the pool: few threads, and an end when its parent is gone."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    limit_threads(threads)
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed would wait for ever, or write beside the parent's next run."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def limit_threads(threads: int) -> None:

@@ -28,3 +28,22 @@ def make_dataset(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
     yield make
     close_files()
+
+
+@pytest.fixture(scope="session")
+def small_session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A simulated session of 2 scenes x 3 pairs at 270x180; copy it before changing anything."""
+    from relo.capture import SimulationConfig, simulate_session
+
+    config = SimulationConfig(width=270, height=180, scenes=2, pairs=3, seed=3)
+    return simulate_session(tmp_path_factory.mktemp("small") / "session", config)
+
+
+@pytest.fixture(scope="session")
+def small_shards(small_session: Path) -> Path:
+    """What `relo process` makes of `small_session`; copy it before changing anything."""
+    from support.program import relo
+
+    answer = relo("process", small_session)
+    assert answer.code == 0, answer.err
+    return small_session.with_name("session-shards")

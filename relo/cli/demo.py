@@ -16,10 +16,10 @@ _OURS = ("session", "shards", "run", "evaluation", "photo", "deblurred")
 @click.command(epilog="Example:  relo demo")
 @click.argument("out", type=folder, default="relo-demo")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the session.")
-@click.option("--steps", type=click.IntRange(min=1), default=300, show_default=True, help="Training steps.")
+@click.option("--steps", type=click.IntRange(min=1), help="Training steps [default: the recipe's].")
 @overwrite_option
 @json_option
-def command(out: Path, seed: int, steps: int, overwrite: bool, as_json: bool) -> None:
+def command(out: Path, seed: int, steps: int | None, overwrite: bool, as_json: bool) -> None:
     """Simulate, process, train briefly, evaluate, deblur and report in the folder OUT; no downloads.
 
     Each step is one verb of relo, and the line that runs it by hand is printed.
@@ -45,9 +45,11 @@ def command(out: Path, seed: int, steps: int, overwrite: bool, as_json: bool) ->
     with progress_bar("report") as progress:
         report = write_report(shards, progress=progress)
 
-    say(f"$ relo train lbag-tiny {shards} -o {run} --set steps={steps}")
+    # Two training scenes are too few to set one aside.
+    settings = ["val_fraction=0"] + ([f"steps={steps}"] if steps else [])
+    say(f"$ relo train lbag-tiny {shards} -o {run}{''.join(f' --set {setting}' for setting in settings)}")
     with progress_bar("training") as progress:
-        training = train(load_recipe("lbag-tiny", [f"steps={steps}"]), shards, run, progress=progress)
+        training = train(load_recipe("lbag-tiny", settings), shards, run, progress=progress)
 
     say(f"$ relo evaluate {run} {shards} -o {scores}")
     with progress_bar("evaluating") as progress:

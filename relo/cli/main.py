@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from relo import __version__
-from relo.errors import EXIT_INTERRUPTED, EXIT_USAGE, ReloError
+from relo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ReloError
 
 # Verb -> one-line help. In the order of the work, which is how `relo --help` lists them.
 VERBS = {
@@ -87,13 +87,12 @@ def main(args: list[str] | None = None) -> Any:
         code = EXIT_USAGE
     except KeyboardInterrupt:
         code = _interrupted()
-    except BrokenPipeError:
-        # The reader of our output (head, less) has left: that is no error of ours.
-        sys.stderr.close()
-        code = 0
+    except SystemExit:
+        # So click answers when the reader of our output (head, less) has left: that is no error of ours.
+        code = EXIT_OK
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _interrupted() -> int:
-    click.echo("Interrupted. What was finished is kept; the same command continues.", err=True)
+    click.echo("Interrupted. What was finished is kept; the same command continues (train: with --resume).", err=True)
     return EXIT_INTERRUPTED

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from relo import __version__, atomic
 from relo.capture.session import CAMERAS, Problem, Session, open_session
 from relo.config import config_sha256
 from relo.errors import CaptureError, ConfigError, ReloError, ShardError
-from relo.parallel import run_tasks
+from relo.parallel import lost_interrupts, run_tasks
 from relo.postprocess.colour import ColourCast, fit_colour_cast
 from relo.shards import schema
 from relo.shards.config import ProcessConfig, assign_splits
 from relo.shards.reader import close_files, read_index
-from relo.shards.scene import SceneResult, SceneTask, hashed, process_scene
+from relo.shards.scene import SceneResult, SceneTask, hashed, process_scene, shard_paths
 
 logger = logging.getLogger(__name__)
 
@@ -101,46 +103,75 @@ def process_session(
     session = open_session(raw_dir)
     out = default_out(raw_dir) if out is None else Path(out)
     splits = assign_splits([scene.name for scene in session.scenes], config)
-    casts, shared_sources = _shared_calibration(session, config)
-    earlier = _prepare_folder(out, session, config, overwrite)
-    tasks = [
-        SceneTask(session, scene, out, splits[scene.name], config, casts, shared_sources)
-        for scene in session.scenes
-    ]
-    result = ProcessResult(out)
-    total = sum(len(scene.pairs) for scene in session.scenes)
+    # BLAS sums in another order with another number of threads; shards must not depend on that.
+    with threadpool_limits(limits=1, user_api="blas"):
+        casts, shared_sources = _shared_calibration(session, config)
+    if out.exists() and not out.is_dir():
+        raise ConfigError("is a file, the output must be a folder", file=out)
+    if out.resolve() == session.root.resolve():
+        raise ConfigError("is the session itself", file=out, advice="Give another output folder.")
+    try:
+        with atomic.locked(out):
+            earlier = _prepare_folder(out, session, config, overwrite)
+            tasks = []
+            for scene in session.scenes:
+                left_out = frozenset(problem.pair for problem in earlier if problem.scene == scene.name)
+                split = splits[scene.name]
+                tasks.append(SceneTask(session, scene, out, split, config, casts, shared_sources, left_out))
+            scenes = _run(tasks, jobs, progress)
+            result = _summary(out, scenes, earlier)
+            result.changed = _write_index(session, config, scenes, splits, result)
+            return result
+    except BrokenPipeError:
+        raise  # whoever read our progress has left
+    except OSError as error:
+        raise ReloError(
+            f"cannot be written ({error.strerror or error})",
+            file=out,
+            advice="Mend that and run the same command again: it continues.",
+        ) from error
+
+
+def _run(tasks: list[SceneTask], jobs: int, progress: Progress | None) -> dict[str, SceneResult]:
+    """Process every scene; progress is told pair by pair here, scene by scene from other processes."""
+    pairs = {task.scene.name: len(task.scene.pairs) for task in tasks}
     done = 0
 
     def step(what: str) -> None:
         nonlocal done
         done += 1
+        check()
         if progress:
-            progress(done, total, what)
+            progress(done, sum(pairs.values()), what)
 
     scenes: dict[str, SceneResult] = {}
     inline = jobs <= 1 or len(tasks) <= 1
     function = partial(process_scene, step=step) if inline else process_scene
     try:
-        for task, scene_result in run_tasks(function, tasks, jobs):
-            scenes[task.scene.name] = scene_result
-            done = sum(len(other.pairs) for other in session.scenes if other.name in scenes) - 1
-            step(task.scene.name)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise ReloError(
-                "the disk is full", file=out, advice="Free some space and run the same command again: it continues."
-            ) from error
+        with lost_interrupts() as check:
+            for task, scene_result in run_tasks(function, tasks, jobs):
+                scenes[task.scene.name] = scene_result
+                done = sum(pairs[name] for name in scenes) - 1
+                step(task.scene.name)
+    except BaseException:
+        for part in (atomic.part_name(path) for task in tasks for path in shard_paths(task)):
+            part.unlink(missing_ok=True)  # of a process that was killed
         raise
+    return scenes
+
+
+def _summary(out: Path, scenes: Mapping[str, SceneResult], earlier: Iterable[Problem]) -> ProcessResult:
+    result = ProcessResult(out)
     for name in sorted(scenes):
-        scene_result = scenes[name]
-        result.shards += [path for path, _ in scene_result.shards]
-        result.done += scene_result.done
-        result.skipped += scene_result.skipped
-        result.failed += scene_result.failed
-        result.notes += scene_result.notes
-        kept = [problem for problem in earlier if problem.scene == name] if scene_result.skipped else []
-        result.quarantined += kept + scene_result.problems
-    result.changed = _write_index(session, config, scenes, splits, result)
+        scene = scenes[name]
+        result.shards += [path for path, _ in scene.shards]
+        result.done += scene.done
+        result.skipped += scene.skipped
+        result.failed += scene.failed
+        result.notes += scene.notes
+        result.quarantined += scene.problems
+        if scene.skipped:  # its files were listed anew, but not read again
+            result.quarantined += [item for item in earlier if item.scene == name and item.stage != "session"]
     return result
 
 
@@ -181,31 +212,31 @@ def _shared_calibration(session: Session, config: ProcessConfig) -> tuple[dict[s
 
 
 _OURS = (schema.DATASET_FILE, schema.QUARANTINE_FILE, schema.REPORT_FILE)
+_SHARD_NAME = re.compile(r".+-\d{3,}\.h5")
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell by its name whether `path` is something that this module writes, finished or not."""
+    name = path.name.removesuffix(".part")
+    return name in _OURS or _SHARD_NAME.fullmatch(name) is not None
 
 
 def _prepare_folder(out: Path, session: Session, config: ProcessConfig, overwrite: bool) -> list[Problem]:
     """Make sure `out` is ours to write to; return what an earlier run has quarantined."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError("is a file, the output must be a folder", file=out)
-    if out.resolve() == session.root.resolve():
-        raise ConfigError("is the session itself", file=out, advice="Give another output folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    foreign = [
-        path.name
-        for path in sorted(out.iterdir())
-        if path.name not in _OURS and path.suffix not in (".h5", ".part") and not path.name.startswith(".")
-    ]
+    ours = [path for path in sorted(out.iterdir()) if _is_ours(path)]
+    foreign = [path.name for path in sorted(out.iterdir()) if path not in ours and not path.name.startswith(".")]
     if foreign and not (out / schema.DATASET_FILE).is_file():
         raise ConfigError(
             f"holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})",
             file=out,
             advice="Give a new or empty folder.",
         )
-    for path in out.glob("*.part"):
-        path.unlink()  # left by a run that was stopped
     if overwrite:
-        for path in (*out.glob("*.h5"), *(out / name for name in _OURS)):
-            path.unlink(missing_ok=True)
+        _refuse_other_index(out)
+    for path in ours:
+        if overwrite or path.suffix == ".part":  # the latter was left by a run that was stopped
+            path.unlink()
+    if overwrite:
         return []
     for earlier_config, file in _earlier_configs(out):
         if config_sha256(config) != earlier_config[0]:
@@ -216,6 +247,16 @@ def _prepare_folder(out: Path, session: Session, config: ProcessConfig, overwrit
                 advice="Give another output folder, or --overwrite.",
             )
     return _read_quarantine(out, session)
+
+
+def _refuse_other_index(out: Path) -> None:
+    """Nothing may be removed beside a `dataset.json` that is not relo's; a damaged one may be ours."""
+    try:
+        read_index(out)
+    except ShardError as error:
+        if isinstance(error.__cause__, ValueError) or not (out / schema.DATASET_FILE).is_file():
+            return
+        raise
 
 
 def _earlier_configs(out: Path) -> Iterable[tuple[tuple[str, dict[str, Any]], Path]]:
@@ -258,7 +299,7 @@ def _read_quarantine(out: Path, session: Session) -> list[Problem]:
             entry = json.loads(line)
             problems.append(Problem(**{**entry, "file": session.root / entry["file"]}))
     except (ValueError, TypeError, KeyError) as error:
-        raise ShardError("is damaged", file=path, advice="Delete it and process with --overwrite.") from error
+        raise ShardError("is damaged", file=path, advice="Process again with --overwrite.") from error
     return problems
 
 

@@ -49,6 +49,8 @@ class ProcessConfig(PostprocessConfig):
         for name, wanted in split.items():
             if not name.isidentifier():
                 raise ValueError(f"'{name}' is no name for a split")
+            if isinstance(wanted, float) and name == DEFAULT_SPLIT:
+                raise ValueError(f"'{name}' gets what is left: give the shares of the other splits")
             if isinstance(wanted, float) and not 0 < wanted < 1:
                 raise ValueError(f"the share of '{name}' must lie between 0 and 1")
         return split
@@ -66,7 +68,8 @@ def assign_splits(scenes: Sequence[str], config: ProcessConfig) -> dict[str, str
         A named scene does not exist or is named twice, or the shares take every scene.
     """
     assigned: dict[str, str] = {}
-    for split, wanted in config.split.items():
+    splits = sorted(config.split.items())  # their order is not part of config_sha256
+    for split, wanted in splits:
         if isinstance(wanted, float):
             continue
         for scene in wanted:
@@ -76,7 +79,7 @@ def assign_splits(scenes: Sequence[str], config: ProcessConfig) -> dict[str, str
                 raise ConfigError(f"scene '{scene}' is in split '{assigned[scene]}' and in '{split}'")
             assigned[scene] = split
     shuffled = sorted(scenes, key=lambda scene: hashlib.sha256(f"{config.seed}/{scene}".encode()).hexdigest())
-    for split, wanted in config.split.items():
+    for split, wanted in splits:
         if not isinstance(wanted, float):
             continue
         free = [scene for scene in shuffled if scene not in assigned]
@@ -94,15 +97,19 @@ def assign_splits(scenes: Sequence[str], config: ProcessConfig) -> dict[str, str
 def parse_split(text: str) -> dict[str, float | list[str]]:
     """Read "test=scene_01,scene_02" or "test=0.2" as one entry of `ProcessConfig.split`.
 
+    A number that is no share, as in "test=007", names a scene.
+
     Raises
     ------
     ConfigError
         The text is neither.
     """
     name, separator, wanted = text.partition("=")
-    if not separator or not name.strip() or not wanted.strip():
+    scenes = [scene.strip() for scene in wanted.split(",") if scene.strip()]
+    if not separator or not name.strip() or not scenes:
         raise ConfigError(f"--split {text}: expected NAME=SCENE,SCENE or NAME=SHARE, as in test=0.2")
     try:
-        return {name.strip(): float(wanted)}
+        share = float(wanted)
     except ValueError:
-        return {name.strip(): [scene.strip() for scene in wanted.split(",") if scene.strip()]}
+        share = 0.0
+    return {name.strip(): share if 0 < share < 1 else scenes}

@@ -10,6 +10,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +56,16 @@ def close_files() -> None:
             file.close()
 
 
+@contextmanager
+def _reading(path: Path, what: str = "the file") -> Iterator[None]:
+    """HDF5 answers damage with many kinds of error; here they become one that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        advice = "Delete this shard and process again."
+        raise ShardError(f"{what} cannot be decoded: the file is damaged", file=path, advice=advice) from error
+
+
 @dataclass(frozen=True)
 class Shard:
     """One shard file.
@@ -86,7 +97,11 @@ class Shard:
             It is no shard, of another version, or its datasets do not fit together.
         """
         path = Path(path)
-        file = _file(path)
+        with _reading(path):
+            return cls._checked(path, _file(path))
+
+    @classmethod
+    def _checked(cls, path: Path, file: h5py.File) -> Shard:
         if file.attrs.get("format") != schema.FORMAT:
             raise ShardError("is no relo shard (attribute format is missing)", file=path)
         if file.attrs.get("version") != schema.VERSION:
@@ -119,11 +134,12 @@ class Shard:
     @property
     def attrs(self) -> dict[str, Any]:
         """Attributes as plain Python values; `config` and `sources` decoded from JSON."""
-        attrs = {name: _plain(value) for name, value in self.file.attrs.items()}
-        for name in ("config", "sources"):
-            if name in attrs:
-                attrs[name] = json.loads(attrs[name])
-        return attrs
+        with _reading(self.path):
+            attrs = {name: _plain(value) for name, value in self.file.attrs.items()}
+            for name in ("config", "sources"):
+                if name in attrs:
+                    attrs[name] = json.loads(attrs[name])
+            return attrs
 
     @property
     def pairs(self) -> np.ndarray:
@@ -138,23 +154,25 @@ class Shard:
     @property
     def valid(self) -> np.ndarray:
         """(H, W) uint8: 255 where both cameras see."""
-        return np.asarray(self.file["valid"][()])
+        with _reading(self.path):
+            return np.asarray(self.file["valid"][()])
 
     @property
     def flow_model(self) -> FlowModel | None:
         """Geometric calibration that was applied to the blurred frames; None for imported data."""
-        group = self.file.get("calibration/flow")
-        if group is None:
-            return None
-        residual = np.asarray(group["residual"][()]) if "residual" in group else None
-        height, width = (int(value) for value in group.attrs["shape"])
-        return FlowModel(
-            shape=(height, width),
-            coefficients=np.asarray(group["coefficients"][()]),
-            residual=residual,
-            method=_plain(group.attrs["method"]),
-            note=_plain(group.attrs["note"]),
-        )
+        with _reading(self.path):
+            group = self.file.get("calibration/flow")
+            if group is None:
+                return None
+            residual = np.asarray(group["residual"][()]) if "residual" in group else None
+            height, width = (int(value) for value in group.attrs["shape"])
+            return FlowModel(
+                shape=(height, width),
+                coefficients=np.asarray(group["coefficients"][()]),
+                residual=residual,
+                method=_plain(group.attrs["method"]),
+                note=_plain(group.attrs["note"]),
+            )
 
     @property
     def flow(self) -> np.ndarray:
@@ -225,30 +243,25 @@ class Sample:
     @property
     def row(self) -> dict[str, Any]:
         """This pair's numbers in /pairs as plain Python values."""
-        record = self.shard.file["pairs"][self.index]
-        return {name: _plain(record[name]) for name in record.dtype.names}
+        with _reading(self.shard.path):
+            record = self.shard.file["pairs"][self.index]
+            return {name: _plain(record[name]) for name in record.dtype.names}
 
     def crop(self, name: str, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Read only the window [y, y + height) x [x, x + width) of "blur", "sharp", "short", "mask" or "valid"."""
         rows, columns = slice(y, y + height), slice(x, x + width)
         if y < 0 or x < 0 or y + height > self.size[0] or x + width > self.size[1]:
             raise IndexError(f"window {rows}, {columns} leaves the frame of {self.size}")
-        if name == "valid":
-            return self._checked(lambda: self.shard.file["valid"][rows, columns])
-        return self._checked(lambda: self.shard.file[name][self.index, rows, columns])
+        if name not in self.shard.file:
+            raise KeyError(f"the shard has no '{name}'")
+        with _reading(self.shard.path, f"pair {self.id}"):
+            if name == "valid":
+                return np.asarray(self.shard.file["valid"][rows, columns])
+            return np.asarray(self.shard.file[name][self.index, rows, columns])
 
     def _read(self, name: str) -> np.ndarray:
-        return self._checked(lambda: self.shard.file[name][self.index])
-
-    def _checked(self, read: Any) -> np.ndarray:
-        try:
-            return np.asarray(read())
-        except OSError as error:
-            raise ShardError(
-                f"pair {self.id} cannot be decoded: the file is damaged",
-                file=self.shard.path,
-                advice="Delete this shard and process again.",
-            ) from error
+        with _reading(self.shard.path, f"pair {self.id}"):
+            return np.asarray(self.shard.file[name][self.index])
 
 
 class Dataset:
@@ -317,7 +330,8 @@ def read_index(root: Path) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ShardError(f"is no valid JSON ({error})", file=path, advice="Run 'relo process' again.") from error
+        advice = "Run 'relo process' with --overwrite."
+        raise ShardError(f"is no valid JSON ({error})", file=path, advice=advice) from error
     if not isinstance(index, dict) or index.get("format") != schema.DATASET_FORMAT:
         raise ShardError("is no index of a relo dataset", file=path)
     if index.get("version") != schema.DATASET_VERSION or not isinstance(index.get("shards"), list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import traceback
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from relo import atomic
 from relo.capture.session import Pair, Problem, Scene, Session
 from relo.config import config_sha256
-from relo.errors import CaptureError, ProcessError, ReloError
+from relo.errors import CaptureError, ProcessError, ReloError, ShardError
 from relo.masks import blur_mask
 from relo.postprocess import isp, quality
 from relo.postprocess.colour import ColourCast
@@ -29,8 +30,10 @@ from relo.postprocess.pipeline import (
     valid_pixels,
 )
 from relo.postprocess.short import draw_parameters, short_exposure
+from relo.shards import schema
 from relo.shards.calibration import store_calibration
 from relo.shards.config import ProcessConfig
+from relo.shards.reader import Shard, close_files
 from relo.shards.writer import ShardWriter
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,10 @@ _MASK_RANGE = (0.002, 0.5)
 
 @dataclass(frozen=True)
 class SceneTask:
-    """What `process_scene` needs; small, and sent to other processes as it is."""
+    """What `process_scene` needs; small, and sent to other processes as it is.
+
+    `left_out` names the pairs that an earlier run has quarantined.
+    """
 
     session: Session
     scene: Scene
@@ -53,6 +59,7 @@ class SceneTask:
     config: ProcessConfig
     casts: Mapping[str, ColourCast]
     shared_sources: Mapping[str, str]
+    left_out: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -66,7 +73,7 @@ class SceneResult:
     done, skipped, failed : int
         Pairs made now, made before, and lost to an unexpected error.
     problems : list of Problem
-        Pairs left out now; empty for a scene that was skipped.
+        What was left out now; for a scene that was skipped, only the files that form no pair.
     notes : list of str
         What was unusual but did not stop anything.
     failure : str
@@ -111,13 +118,27 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
     sources = dict(task.shared_sources)
     for pair in (*scene.static, *scene.whiteboard, *scene.pairs):
         for path in (pair.blur, pair.sharp):
-            sources |= hashed(task.session, path)
-    finished = _finished_shards(task, sources)
-    if finished:
-        return SceneResult(shards=finished, skipped=sum(count for _, count in finished))
+            try:
+                sources |= hashed(task.session, path)
+            except CaptureError:
+                sources[path.relative_to(task.session.root).as_posix()] = "unreadable"  # reading it will say why
     result = SceneResult(problems=list(scene.problems))
+    result.shards = _finished_shards(task, sources)
+    if result.shards:
+        result.skipped = sum(count for _, count in result.shards)
+        return result
+    if not scene.pairs:
+        if not scene.problems:
+            advice = "Add its files <id>_B and <id>_S, or take the folder out."
+            result.problems.append(Problem(scene.path, "holds no pair", advice, scene.name))
+        return result
     try:
         calibration, static = _calibrate(task, result)
+        valid = valid_pixels(calibration, config)
+        if not (valid > 0).any():
+            raise ProcessError(
+                "the cameras share no pixel after alignment", advice="Check that both saw the same scene."
+            )
     except ReloError as error:
         problem = Problem.from_error(error, scene.path / "static_B.dng", scene.name, stage="calibration")
         result.problems += [replace(problem, pair=pair.id) for pair in scene.pairs]
@@ -125,12 +146,10 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
     result.notes += [f"scene {scene.name}: {note}" for note in calibration.notes]
 
     paths = shard_paths(task)
-    valid = valid_pixels(calibration, config)
-    if not (valid > 0).any():
-        raise ProcessError(f"scene {scene.name}: the cameras share no pixel after alignment")
     with ExitStack() as stack:
         writers = []
         for path in paths:
+            stack.callback(atomic.part_name(path).unlink, missing_ok=True)
             writer = ShardWriter(
                 path,
                 size=(valid.shape[0], valid.shape[1]),
@@ -148,6 +167,7 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
             writers.append(writer)
         for number, pair in enumerate(scene.pairs):
             try:
+                _check_name(pair)
                 frames = task.session.read_pair(pair, calibration.flow.shape)
                 processed = process_pair(*frames, calibration, config)
             except ReloError as error:
@@ -160,7 +180,7 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
             if len(writer):
                 result.shards.append((writer.finish(), len(writer)))
     result.done = sum(count for _, count in result.shards)
-    for path in task.out.glob(f"{scene.name}-[0-9][0-9][0-9].h5"):
+    for path in task.out.glob(f"{glob.escape(scene.name)}-[0-9][0-9][0-9].h5"):
         if path not in dict(result.shards):
             path.unlink()  # a part of an earlier, longer version of this scene
     return result
@@ -174,12 +194,17 @@ def hashed(session: Session, path: Path) -> dict[str, str]:
         raise CaptureError(f"cannot be read ({error.strerror})", file=path, advice="Check its rights.") from error
 
 
-def _finished_shards(task: SceneTask, sources: Mapping[str, str]) -> list[tuple[Path, int]]:
-    """The scene's shards, if all are there and were made from the same files with the same settings."""
-    from relo.errors import ShardError
-    from relo.shards.reader import Shard, close_files
+def _check_name(pair: Pair) -> None:
+    longest = schema.PAIR_DTYPE["id"].itemsize
+    if len(pair.id.encode()) > longest:
+        advice = "Give both files of the pair a shorter one."
+        raise CaptureError(f"has a name longer than {longest} bytes before _B", file=pair.blur, advice=advice)
 
+
+def _finished_shards(task: SceneTask, sources: Mapping[str, str]) -> list[tuple[Path, int]]:
+    """The scene's shards, if they hold every pair and were made from the same files with the same settings."""
     found = []
+    lacking = {pair.id for pair in task.scene.pairs} - task.left_out
     for path in shard_paths(task):
         if not path.is_file():
             continue  # a part whose pairs were all left out has no file
@@ -198,7 +223,8 @@ def _finished_shards(task: SceneTask, sources: Mapping[str, str]) -> list[tuple[
         if not same:
             return []
         found.append((path, shard.count))
-    return found
+        lacking -= set(shard.ids)
+    return [] if lacking else found
 
 
 def _calibrate(task: SceneTask, result: SceneResult) -> tuple[SceneCalibration, list[np.ndarray]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,23 +67,26 @@ class ShardWriter:
         self.file = h5py.File(self._part, "w")
         height, width = size
         names = schema.IMAGES if short else schema.IMAGES[:2]
-        for name in names:
-            self._create(name, (height, width, 3), self._dtype)
-        self._create("mask", (height, width), np.dtype(np.uint8))
-        self.set_valid(np.full(size, 255, np.uint8) if valid is None else valid)
-        self.file.attrs.update(
-            {
-                "format": schema.FORMAT,
-                "version": schema.VERSION,
-                "scene": scene,
-                "split": split,
-                "relo_version": __version__,
-                "config": canonical_json(dict(config or {})),
-                "config_sha256": config_sha256,
-                "sources": canonical_json(dict(sources or {})),
-                "mask_version": 1,
-            }
-        )
+        attributes = {
+            "format": schema.FORMAT,
+            "version": schema.VERSION,
+            "scene": scene,
+            "split": split,
+            "relo_version": __version__,
+            "config": canonical_json(dict(config or {})),
+            "config_sha256": config_sha256,
+            "sources": canonical_json(dict(sources or {})),
+            "mask_version": 1,
+        }
+        try:
+            for name in names:
+                self._create(name, (height, width, 3), self._dtype)
+            self._create("mask", (height, width), np.dtype(np.uint8))
+            self.set_valid(np.full(size, 255, np.uint8) if valid is None else valid)
+            self.file.attrs.update(attributes)
+        except BaseException:
+            self.discard()
+            raise
 
     def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         tile = (min(schema.TILE, shape[0]), min(schema.TILE, shape[1]), *shape[2:])
@@ -139,6 +143,7 @@ class ShardWriter:
             if image is None or image.shape != (*self.size, 3) or image.dtype != self._dtype:
                 found = "none" if image is None else f"{image.shape} {image.dtype}"
                 raise ValueError(f"{name} of pair {pair_id} must be {(*self.size, 3)} {self._dtype}, got {found}")
+        atomic.require_space(self.path.parent, 2 * len(images) * blur.nbytes)
         for name, image in images.items():
             dataset = self.file[name]
             dataset.resize(index + 1, axis=0)
@@ -187,7 +192,8 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Close and remove the unfinished file."""
-        self.file.close()
+        with suppress(OSError, RuntimeError):  # of a write that failed before
+            self.file.close()
         self._part.unlink(missing_ok=True)
 
     def __enter__(self) -> ShardWriter:

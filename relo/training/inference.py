@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relo.errors import ReloError, TrainingError
+from relo.errors import ConfigError, ReloError, TrainingError
 from relo.images import READABLE, WRITABLE, ImageError, read_image, write_image
 from relo.training.checkpoint import load_checkpoint
 from relo.training.data import to_tensor
@@ -43,7 +43,7 @@ def deblur(
     image: NDArray[Any],
     *,
     tile: int | None = None,
-    overlap: int = 64,
+    overlap: int | None = None,
     device: str | None = None,
 ) -> NDArray[Any]:
     """Restore one photograph of any size.
@@ -56,9 +56,9 @@ def deblur(
         RGB; floats in [0, 1].
     tile : int, optional
         Side of the windows [px], a multiple of 4, to bound memory; the whole image at once if not given.
-    overlap : int
+    overlap : int, optional
         Rows and columns that neighbouring windows share [px], a multiple of 4, at most half of `tile`;
-        the windows are blended in the middle half of it.
+        the windows are blended in the middle half of it. 64, or a quarter of `tile` where that is less.
     device : str, optional
         "cpu", "cuda", …; the GPU if there is one.
 
@@ -70,14 +70,15 @@ def deblur(
     Raises
     ------
     ValueError
-        The array or the window sizes are not as described.
+        The array is not as described.
+    ConfigError
+        `tile` or `overlap` is not as described.
     """
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"expected a non-empty (H, W, 3) image, got shape {image.shape}")
     if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
         raise ValueError(f"expected uint8, uint16 or floating-point values, got {image.dtype}")
-    if tile is not None and (tile % 4 or overlap % 4 or not 0 <= overlap <= tile // 2 or tile < 4):
-        raise ValueError(f"need tile and overlap in multiples of 4 and overlap <= tile / 2, got {tile}, {overlap}")
+    shared = _overlap(tile, overlap)
     if isinstance(model, (str, os.PathLike)):
         model = load_checkpoint(model).model
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -87,7 +88,7 @@ def deblur(
         if tile is None:
             restored = model(blur.to(target)).image.cpu()
         else:
-            restored = _blend(lambda window: model(window.to(target)).image.cpu(), blur, tile, overlap)
+            restored = _blend(lambda window: model(window.to(target)).image.cpu(), blur, tile, shared)
     result = restored[0].permute(1, 2, 0).clamp(0, 1).double().numpy()
     if np.issubdtype(image.dtype, np.integer):
         return np.rint(result * np.iinfo(image.dtype).max).astype(image.dtype)
@@ -125,7 +126,10 @@ def deblur_files(
     ------
     TrainingError
         The checkpoint cannot be read, or there is no image among `paths`.
+    ConfigError
+        `tile` is no positive multiple of 4.
     """
+    _overlap(tile, None)
     model, out = load_checkpoint(checkpoint).model, Path(out)
     sources = _expand(paths)
     if not sources:
@@ -145,6 +149,19 @@ def deblur_files(
         if progress:
             progress(number, len(sources), source.name)
     return DeblurResult(tuple(written), tuple(failed))
+
+
+def _overlap(tile: int | None, overlap: int | None) -> int:
+    """Overlap to use; a ConfigError where windows of these sizes cannot be laid."""
+    if tile is None:
+        return 0
+    if tile < 4 or tile % 4:
+        raise ConfigError(f"the tile size must be a positive multiple of 4, got {tile}")
+    if overlap is None:
+        return min(64, tile // 16 * 4)
+    if not 0 <= overlap <= tile // 2 or overlap % 4:
+        raise ConfigError(f"the overlap must be a multiple of 4 and at most half of the tile, got {overlap}")
+    return overlap
 
 
 def _expand(paths: Iterable[str | Path]) -> list[Path]:

@@ -15,7 +15,7 @@ from relo.errors import ConfigError
 from relo.models import model_info
 
 # Settings that change how a run is carried out, not what it computes: a resumed run may change them.
-RUN_ONLY = ("steps", "workers", "device", "log_every", "val_every", "val_images", "checkpoint_every")
+RUN_ONLY = ("steps", "workers", "threads", "device", "log_every", "val_every", "val_images", "checkpoint_every")
 
 
 class ModelChoice(Config):
@@ -102,6 +102,9 @@ class Recipe(Config):
         Save for `--resume`, and write a line of metrics.jsonl, every so many steps.
     workers : int
         Loader processes; the patches do not depend on it.
+    threads : int
+        CPU threads of torch in this process, 0 for torch's own choice. Small networks run best on one: a second
+        one gains little, and on a busy machine the two wait for each other.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
     device : {"auto", "cpu", "cuda"}
     """
@@ -125,6 +128,7 @@ class Recipe(Config):
     checkpoint_every: int = Field(default=10_000, ge=1)
     log_every: int = Field(default=100, ge=1)
     workers: int = Field(default=4, ge=0)
+    threads: int = Field(default=0, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

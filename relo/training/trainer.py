@@ -11,7 +11,8 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def train(
         pin_memory=torch.cuda.is_available() and recipe.device != "cpu",
     )
     folder = RunFolder(out, recipe, record, progress)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _cpu_threads(recipe.threads):
         torch.manual_seed(recipe.seed)
         model = create_model(recipe.model.name, **recipe.model.options)
         if recipe.model.weights:
@@ -152,6 +153,16 @@ def train(
         raise KeyboardInterrupt
     speed = (recipe.steps - start) / elapsed
     return TrainingResult(out, out / FILE_NAME, recipe.steps, speed, folder.loss, folder.validation, tuple(notes))
+
+
+@contextmanager
+def _cpu_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _training_split(src: str | Path) -> Dataset:

@@ -44,8 +44,8 @@ def test_the_run_folder_tells_everything(straight, dataset_dir):
     assert load_recipe(run / "recipe.yaml") == recipe
     logged = [line for line in lines(run) if "loss" in line]
     assert [line["step"] for line in logged] == [2, 4, 6, 8]
-    assert [line["lr"] for line in logged] == pytest.approx([2e-3, 2e-3, 6e-4, 6e-4])
-    assert {"l1", "mask"} <= logged[0].keys()
+    assert [line["lr"] for line in logged] == pytest.approx([1e-3, 1e-3, 3e-4, 3e-4])
+    assert {"l1", "msfr", "mask"} <= logged[0].keys()
     validated = [line for line in lines(run) if "validation" in line]
     assert [line["step"] for line in validated] == [4, 8]
     assert validated[-1]["validation"] == result.validation

@@ -128,6 +128,7 @@ def _render(folder: Path, config: SimulationConfig, progress: Progress) -> None:
             done += 1
             for pair in range(config.pairs):
                 progress(done, total, f"{scene.name} {pair:04d}")
+                atomic.require_space(folder, 40 * config.width * config.height)
                 scene.write_pair(place, file[f"scenes/{scene.name}"], pair)
                 done += 1
     atomic.write_text(folder / "session.yaml", _session_yaml(config))

@@ -1,0 +1,133 @@
+"""train, evaluate, deblur and models from the command line, on a dataset of real shards."""
+
+import json
+
+import numpy as np
+import pytest
+
+from relo.atomic import file_sha256
+from relo.cli.main import main
+from relo.images import read_image, write_image
+from relo.shards import ShardWriter
+
+TINY = ["--set", "model.options={num_res: 1, width: 4}", "--set", "crop=16", "--set", "steps=2"]
+
+
+def noise(seed, dtype=np.uint8, size=(30, 41)):
+    values = np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, (*size, 3), endpoint=True)
+    return values.astype(dtype)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    entries = []
+    for seed, (scene, split) in enumerate((("attic", "train"), ("barn", "train"), ("yard", "test"))):
+        path = root / f"{scene}.h5"
+        with ShardWriter(path, size=(30, 41), scene=scene, split=split) as writer:
+            mask = np.zeros((30, 41), np.uint8)
+            mask[8:20, 8:20] = 255
+            writer.append("0000", blur=noise(seed), sharp=noise(seed + 10), mask=mask)
+        entries.append({"file": path.name, "sha256": file_sha256(path)})
+    index = {"format": "relo-dataset", "version": 1, "shards": entries}
+    (root / "dataset.json").write_text(json.dumps(index))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_folder(shards, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert call("train", "lbag-tiny", shards, "-o", folder, *TINY) == 0
+    return folder
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as leave:
+        main([str(argument) for argument in arguments])
+    return leave.value.code
+
+
+def test_train_says_what_comes_next(shards, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "lbag-tiny", shards, *TINY) == 0
+    out = capsys.readouterr().out
+    assert "trained 2 steps" in out
+    assert "validation: PSNR_w" in out
+    assert "done 2, skipped 0, quarantined 0, failed 0\noutput: runs/lbag-tiny\n" in out
+    assert f"next:   relo evaluate runs/lbag-tiny {shards}" in out
+    assert (tmp_path / "runs" / "lbag-tiny" / "model.safetensors").is_file()
+
+
+def test_train_json_is_one_object_and_resume_goes_on(run_folder, shards, capsys):
+    assert (
+        call("train", "lbag-tiny", shards, "-o", run_folder, *TINY, "--set", "steps=3", "--resume", "--json") == 0
+    )
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert (answer["done"], answer["out"]) == (3, str(run_folder))
+    assert answer["validation"].keys() == {"psnr", "psnr_input", "psnr_w", "psnr_w_input"}
+    assert captured.err == ""
+
+
+def test_the_seed_option_is_the_setting(shards, tmp_path):
+    assert call("train", "lbag-tiny", shards, "-o", tmp_path / "a", *TINY, "--seed", 7) == 0
+    assert call("train", "lbag-tiny", shards, "-o", tmp_path / "b", *TINY, "--set", "seed=7") == 0
+    name = "model.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_evaluate_prints_a_table_and_writes_files(run_folder, shards, tmp_path, capsys):
+    assert call("evaluate", run_folder, shards, "-o", tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "lbag on split test:" in out
+    assert [line.split()[0] for line in out.splitlines()[2:6]] == ["PSNR", "SSIM", "PSNR_w", "SSIM_w"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evaluation.csv", "evaluation.json"]
+    assert call("evaluate", run_folder / "model.safetensors", shards, "-o", tmp_path / "out", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["images"] == 1
+    assert answer["overall"]["psnr_w_input"] < 12
+
+
+def test_deblur_writes_and_reports_failures(run_folder, tmp_path, capsys):
+    write_image(tmp_path / "a.png", noise(3, np.uint16))
+    assert call("deblur", run_folder, tmp_path / "a.png", "-o", tmp_path / "out", "--tile", 64) == 0
+    assert "done 1, skipped 0, quarantined 0, failed 0" in capsys.readouterr().out
+    assert read_image(tmp_path / "out" / "a.png").dtype == np.uint16
+    (tmp_path / "b.png").write_bytes(b"no image")
+    assert call("deblur", run_folder, tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out") == 3
+    captured = capsys.readouterr()
+    assert "done 1, skipped 0, quarantined 0, failed 1" in captured.out
+    assert f"Error: {tmp_path / 'b.png'}: is no readable PNG, TIFF or JPEG image" in captured.err
+
+
+def test_an_odd_tile_is_one_line(run_folder, tmp_path, capsys):
+    write_image(tmp_path / "a.png", noise(3))
+    assert call("deblur", run_folder, tmp_path / "a.png", "-o", tmp_path / "out", "--tile", 70) == 2
+    assert "multiple of 4" in capsys.readouterr().err
+
+
+def test_models_lists_parameter_counts(capsys):
+    assert call("models") == 0
+    assert "16,109,670" in capsys.readouterr().out
+    assert call("models", "--json") == 0
+    models = {model["name"]: model for model in json.loads(capsys.readouterr().out)["models"]}
+    assert models["lbag"]["published"]["psnr_w"] == 28.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "lbagg", "SHARDS"], "there is no recipe 'lbagg'"),
+        (["train", "lbag-tiny", "missing"], "missing: does not exist"),
+        (["train", "lbag-tiny", "SHARDS", "--set", "stepz=3"], "unknown key 'stepz'"),
+        (["evaluate", "missing", "SHARDS"], "missing: does not exist"),
+        (["evaluate", "RUN", "SHARDS", "--split", "val"], "has no split 'val'"),
+        (["deblur", "SHARDS", "x.png", "-o", "out"], "model.safetensors: does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(arguments, message, run_folder, shards, capsys):
+    places = {"SHARDS": str(shards), "RUN": str(run_folder)}
+    assert call(*(places.get(argument, argument) for argument in arguments)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
