@@ -12,7 +12,6 @@ _NUMERICAL = (
     "scipy",
     "opencv-contrib-python",
     "rawpy",
-    "colour-demosaicing",
     "numba",
     "h5py",
     "hdf5plugin",

@@ -1,11 +1,14 @@
 """Tasks here and in other processes."""
 
 import math
+import multiprocessing
 import os
+import sys
+import time
 
 import pytest
 
-from relo.parallel import limit_threads, run_tasks
+from relo.parallel import limit_threads, lost_interrupts, run_tasks
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -45,3 +48,45 @@ def test_threads_are_limited(monkeypatch: pytest.MonkeyPatch):
         assert cv2.getNumThreads() == 1
     finally:
         cv2.setNumThreads(before)
+
+
+class _Careless:
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+def test_an_interrupt_that_python_has_lost_is_raised_at_the_next_step():
+    with lost_interrupts() as check:
+        check()
+        _Careless(KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    with lost_interrupts() as check:
+        check()
+
+
+def test_other_lost_errors_are_told_as_ever(monkeypatch: pytest.MonkeyPatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    with lost_interrupts() as check:
+        _Careless(ZeroDivisionError)
+        check()
+    assert told == [ZeroDivisionError]
+
+
+def _wait_unless_first(number: int) -> int:
+    if number:
+        time.sleep(60)
+    return os.getpid()
+
+
+def test_workers_are_stopped_when_the_caller_gives_up():
+    started = time.monotonic()
+    results = run_tasks(_wait_unless_first, [0, 1, 2, 3], jobs=2)
+    assert next(results)[0] == 0
+    results.close()
+    assert time.monotonic() - started < 30
+    assert multiprocessing.active_children() == []

@@ -10,7 +10,7 @@ from relo.cli import common
 from relo.errors import EXIT_PARTIAL
 
 
-@click.command("deblur")
+@click.command("deblur", epilog="Example:  relo deblur run photo.jpg -o deblurred")
 @click.argument("checkpoint", type=common.folder)
 @click.argument("images", type=common.folder, nargs=-1, required=True)
 @click.option("-o", "--out", type=common.folder, required=True, help="Folder for the restored images.")

@@ -8,7 +8,7 @@ from relo.cli import common
 from relo.errors import EXIT_PARTIAL
 
 
-@click.command("doctor")
+@click.command("doctor", epilog="Example:  relo doctor")
 @common.json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:

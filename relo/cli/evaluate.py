@@ -13,7 +13,7 @@ from relo.cli import common
 LABELS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "psnr_w": "PSNR_w [dB]", "ssim_w": "SSIM_w"}
 
 
-@click.command("evaluate")
+@click.command("evaluate", epilog="Example:  relo evaluate run raw_dir-shards")
 @click.argument("checkpoint", type=common.folder)
 @click.argument("src", type=common.folder)
 @click.option("--split", default="test", show_default=True, help="Split to score.")

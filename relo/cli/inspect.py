@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from relo.shards.inspect import Damage, Inspection
 
 
-@click.command("inspect")
+@click.command("inspect", epilog="Example:  relo inspect raw_dir-shards --verify")
 @click.argument("src", type=common.folder)
 @click.option(
     "--verify",

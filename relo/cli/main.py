@@ -94,5 +94,7 @@ def main(args: list[str] | None = None) -> Any:
 
 
 def _interrupted() -> int:
-    click.echo("Interrupted. What was finished is kept; the same command continues (train: with --resume).", err=True)
+    click.echo(
+        "Interrupted. What was finished is kept; the same command continues (train: with --resume).", err=True
+    )
     return EXIT_INTERRUPTED

@@ -7,7 +7,7 @@ import click
 from relo.cli import common
 
 
-@click.command("models")
+@click.command("models", epilog="Example:  relo models")
 @common.json_option
 def command(as_json: bool) -> None:
     """List the networks with their parameter counts and their published results on the ReLoBlur test set."""

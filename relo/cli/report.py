@@ -10,7 +10,7 @@ import click
 from relo.cli import common
 
 
-@click.command("report")
+@click.command("report", epilog="Example:  relo report raw_dir-shards")
 @click.argument("src", type=common.folder)
 @common.json_option
 def command(src: Path, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import click
 from relo.cli import common
 
 
-@click.command("train")
+@click.command("train", epilog="Example:  relo train lbag-tiny raw_dir-shards -o run --set steps=2000")
 @click.argument("recipe")
 @click.argument("src", type=common.folder)
 @click.option("-o", "--out", type=common.folder, help="Run folder. [default: runs/NAME of the recipe]")

@@ -133,10 +133,10 @@ class Shard:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """Attributes as plain Python values; `config` and `sources` decoded from JSON."""
+        """Attributes as plain Python values; `config`, `sources` and `libraries` decoded from JSON."""
         with _reading(self.path):
             attrs = {name: _plain(value) for name, value in self.file.attrs.items()}
-            for name in ("config", "sources"):
+            for name in ("config", "sources", "libraries"):
                 if name in attrs:
                     attrs[name] = json.loads(attrs[name])
             return attrs

@@ -13,6 +13,7 @@ import numpy as np
 
 from relo import __version__, atomic
 from relo.config import canonical_json
+from relo.provenance import library_versions
 from relo.shards import schema
 
 
@@ -73,6 +74,7 @@ class ShardWriter:
             "scene": scene,
             "split": split,
             "relo_version": __version__,
+            "libraries": canonical_json(library_versions()),
             "config": canonical_json(dict(config or {})),
             "config_sha256": config_sha256,
             "sources": canonical_json(dict(sources or {})),

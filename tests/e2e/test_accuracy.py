@@ -1,4 +1,4 @@
-"""The figures that relo promises, on simulated sessions: `relo simulate`, `relo process`, and the truth beside them."""
+"""The figures that relo promises: `relo simulate`, `relo process`, and the truth that lies beside the session."""
 
 from __future__ import annotations
 

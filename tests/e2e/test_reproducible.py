@@ -1,4 +1,4 @@
-"""The same session and settings give the same bytes: elsewhere, in several processes, with other threads, resumed."""
+"""The same session and settings give the same bytes: elsewhere, in several processes, resumed after a signal."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def test_ctrl_c_and_again(small_shards: Path, session: Path, jobs: int):
     code, err = interrupt(session, jobs, signal.SIGINT, "t-shards/*.h5.part")
     out = session.with_name("t-shards")
     assert code == 130, err
-    assert err.strip() == "Interrupted. What was finished is kept; the same command continues (train: with --resume)."
+    assert (
+        err.strip() == "Interrupted. What was finished is kept; the same command continues (train: with --resume)."
+    )
     assert not list(out.glob("*.part"))
     assert not (out / "dataset.json").exists()
     assert relo_process("process", session).code == 0

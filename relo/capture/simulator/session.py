@@ -29,6 +29,7 @@ from relo.capture.simulator.motion import MovingObject, draw_objects
 from relo.capture.simulator.rig import CAMERAS, Camera, draw_cameras, lightbox, radiance_cap, record
 from relo.capture.simulator.scene import draw_scene, whiteboard
 from relo.errors import CaptureError
+from relo.parallel import lost_interrupts
 
 if TYPE_CHECKING:
     import h5py
@@ -73,17 +74,20 @@ def simulate_session(
     out, config = Path(out), config or SimulationConfig()
     part = _claim(out)
     try:
-        _render(part, config, progress or _silent)
+        with lost_interrupts() as check:
+
+            def step(done: int, total: int, what: str) -> None:
+                check()
+                if progress:
+                    progress(done, total, what)
+
+            _render(part, config, step)
         part.replace(out)
     except OSError as error:
         raise CaptureError(f"{out}: cannot be written ({error}). Choose a folder with room and access.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return out
-
-
-def _silent(_done: int, _total: int, _what: str) -> None:
-    pass
 
 
 def _claim(out: Path) -> Path:
