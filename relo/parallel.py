@@ -49,8 +49,11 @@ def run_tasks(function: Callable[[T], R], tasks: Sequence[T], jobs: int = 1) -> 
                 yield futures[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:
+            workers = set(multiprocessing.active_children()) - others
+            for worker in workers:
                 worker.terminate()
+            for worker in workers:
+                worker.join()
             raise
 
 

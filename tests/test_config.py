@@ -11,7 +11,7 @@ from pydantic import Field
 
 from relo.config import Config, apply_overrides, build_config, canonical_json, config_sha256, load_config, read_yaml
 from relo.errors import ConfigError, MissingExtraError, ReloError
-from relo.postprocess.pipeline import PostprocessConfig
+from relo.postprocess.steps import PostprocessConfig
 
 
 class Inner(Config):

@@ -87,6 +87,10 @@ def test_workers_are_stopped_when_the_caller_gives_up():
     started = time.monotonic()
     results = run_tasks(_wait_unless_first, [0, 1, 2, 3], jobs=2)
     assert next(results)[0] == 0
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
     results.close()
     assert time.monotonic() - started < 30
-    assert multiprocessing.active_children() == []
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker.pid, 0)

@@ -63,7 +63,7 @@ def check_session(session: Session, progress: Progress | None = None) -> Session
         for path in session.lightbox[camera]:
             _check_lightbox(session, path, camera, result)
             step(path.name)
-        if not session.lightbox[camera] and session.colour_file is None:
+        if not session.lightbox[camera]:
             missing = session.root / "calibration" / f"lightbox_{camera}.dng"
             advice = "Add the lightbox frame, or process with --set colour.enabled=false."
             result.problems.append(Problem(missing, "is missing", advice))

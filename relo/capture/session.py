@@ -111,8 +111,6 @@ class Session:
     root : Path
     settings : SessionSettings
     lightbox : dict of camera -> tuple of Path
-    colour_file : Path or None
-        `calibration/colour.json`, a colour calibration fitted before.
     scenes : tuple of Scene
         Sorted by name.
     """
@@ -120,7 +118,6 @@ class Session:
     root: Path
     settings: SessionSettings
     lightbox: dict[str, tuple[Path, ...]]
-    colour_file: Path | None
     scenes: tuple[Scene, ...]
 
     def read(self, path: Path, camera: Camera) -> RawFrame:
@@ -202,12 +199,10 @@ def open_session(raw_dir: str | Path) -> Session:
             advice=f"Expected {scenes_dir}/<scene>/0000_B.dng and the like; 'relo simulate' makes an example.",
         )
     calibration = root / "calibration"
-    colour_file = calibration / "colour.json"
     return Session(
         root=root,
         settings=settings,
         lightbox=_list_lightbox(calibration),
-        colour_file=colour_file if colour_file.is_file() else None,
         scenes=scenes,
     )
 

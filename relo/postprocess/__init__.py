@@ -4,14 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from relo.postprocess.calibration import SceneCalibration, calibrate_scene
     from relo.postprocess.colour import ColourCast, apply_colour_cast, fit_colour_cast
     from relo.postprocess.demosaic import demosaic_menon
     from relo.postprocess.flow import FlowModel, estimate_flow, fit_flow
     from relo.postprocess.isp import develop
     from relo.postprocess.photometric import Gain, apply_gain, fit_gain
-    from relo.postprocess.pipeline import PostprocessConfig, SceneCalibration, calibrate_scene, process_pair
+    from relo.postprocess.pipeline import process_pair
     from relo.postprocess.resample import warp
     from relo.postprocess.short import short_exposure
+    from relo.postprocess.steps import PostprocessConfig
 
 _HOME = {
     "ColourCast": "colour",
@@ -25,9 +27,9 @@ _HOME = {
     "Gain": "photometric",
     "apply_gain": "photometric",
     "fit_gain": "photometric",
-    "PostprocessConfig": "pipeline",
-    "SceneCalibration": "pipeline",
-    "calibrate_scene": "pipeline",
+    "PostprocessConfig": "steps",
+    "SceneCalibration": "calibration",
+    "calibrate_scene": "calibration",
     "process_pair": "pipeline",
     "short_exposure": "short",
     "warp": "resample",

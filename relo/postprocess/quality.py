@@ -18,7 +18,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def misalignment(
-    target: np.ndarray, moving: np.ndarray, static: np.ndarray | None = None, *, block: int = 64
+    target: np.ndarray, moving: np.ndarray, static: np.ndarray | None = None, *, block: int | None = None
 ) -> float:
     """Median shift between two images over textured static blocks.
 
@@ -31,14 +31,15 @@ def misalignment(
         Grey display images, [0, 1].
     static : (H, W) bool array, optional
         Pixels that show the same thing in both; a block counts when all of its pixels do.
-    block : int
-        Side of a block [px].
+    block : int, optional
+        Side of a block [px]; 64, or 32 on frames below 400 px, where few larger blocks would be static.
 
     Returns
     -------
     float
         [px]; NaN where no block could be compared.
     """
+    block = block or (64 if min(target.shape) >= 400 else 32)
     window = cv2.createHanningWindow((block, block), cv2.CV_32F)
     shifts = []
     for y in range(0, target.shape[0] - block + 1, block):

@@ -10,7 +10,7 @@ import numpy as np
 from relo.shards.schema import FRAME_COMPRESSION
 
 if TYPE_CHECKING:
-    from relo.postprocess.pipeline import SceneCalibration
+    from relo.postprocess.calibration import SceneCalibration
 
 
 def store_calibration(file: h5py.File, calibration: SceneCalibration) -> None:

@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 from relo.config import Config
 from relo.errors import ConfigError
 from relo.masks.lbfmg import LbfmgConfig
-from relo.postprocess.pipeline import PostprocessConfig
 from relo.postprocess.short import ShortExposureConfig
+from relo.postprocess.steps import PostprocessConfig
 
 DEFAULT_SPLIT = "train"
 

@@ -20,15 +20,9 @@ from relo.config import config_sha256
 from relo.errors import CaptureError, ProcessError, ReloError, ShardError
 from relo.masks import blur_mask
 from relo.postprocess import isp, quality
+from relo.postprocess.calibration import FramePair, SceneCalibration, calibrate_scene
 from relo.postprocess.colour import ColourCast
-from relo.postprocess.pipeline import (
-    FramePair,
-    ProcessedPair,
-    SceneCalibration,
-    calibrate_scene,
-    process_pair,
-    valid_pixels,
-)
+from relo.postprocess.pipeline import ProcessedPair, process_pair, valid_pixels
 from relo.postprocess.short import draw_parameters, short_exposure
 from relo.shards import schema
 from relo.shards.calibration import store_calibration
@@ -296,7 +290,7 @@ def _write_masks(writers: list[ShardWriter], static: list[np.ndarray], task: Sce
             background = _background(static, _spread(others, config.most_frames))
             mask = blur_mask(blur, background, valid=valid, config=config)
             writer.set_mask(index, mask)
-            _update_numbers(writer, index, blur, sharp, mask, valid)
+            _update_numbers(writer, index, blur, sharp, mask, valid, task.config.develop.output_scale)
 
 
 def _background(static: list[np.ndarray], frames: list[tuple[ShardWriter, int, str]]) -> Iterator[np.ndarray]:
@@ -313,13 +307,19 @@ def _spread(frames: list[tuple[ShardWriter, int, str]], most: int) -> list[tuple
 
 
 def _update_numbers(
-    writer: ShardWriter, index: int, blur: np.ndarray, sharp: np.ndarray, mask: np.ndarray, valid: np.ndarray
+    writer: ShardWriter,
+    index: int,
+    blur: np.ndarray,
+    sharp: np.ndarray,
+    mask: np.ndarray,
+    valid: np.ndarray,
+    output_scale: float,
 ) -> None:
-    """Misalignment and PSNR of the static area, and the flags that follow from them and from the mask."""
+    """Misalignment [px of the sensor] and PSNR of the static area, and the flags that follow from them."""
     static = (mask == 0) & (valid > 0)
     top = np.float32(np.iinfo(blur.dtype).max)
     sharp, blur = sharp / top, blur / top
-    residual = quality.misalignment(quality.grey(sharp), quality.grey(blur), static)
+    residual = quality.misalignment(quality.grey(sharp), quality.grey(blur), static) / output_scale
     row = writer.row(index)
     flags = [flag for flag in str(row["flags"]).split(",") if flag]
     if residual > _MISALIGNED_PX:

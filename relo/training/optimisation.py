@@ -28,7 +28,7 @@ from relo.training import metrics
 from relo.training.checkpoint import FILE_NAME, save_checkpoint
 from relo.training.losses import total_loss
 from relo.training.recipe import Recipe
-from relo.training.trainer import LAST, METRICS
+from relo.training.run_files import LAST, METRICS
 
 
 class RestorationTraining(LightningModule):

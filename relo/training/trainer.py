@@ -31,11 +31,7 @@ from relo.shards.schema import DATASET_FILE
 from relo.training.checkpoint import FILE_NAME
 from relo.training.data import EndlessBatches, Patches, WholeImages, hold_out_scenes
 from relo.training.recipe import Recipe, recipe_yaml, what_changes_the_result
-
-RECIPE = "recipe.yaml"
-RUN = "run.json"
-LAST = "last.ckpt"
-METRICS = "metrics.jsonl"
+from relo.training.run_files import LAST, METRICS, RECIPE, RUN
 
 
 @dataclass(frozen=True)

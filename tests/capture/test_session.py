@@ -73,15 +73,13 @@ def test_calibration_frames(tmp_path):
     _touch(tmp_path / "scenes" / "a", "0000_B.dng", "0000_S.dng")
     session = open_session(tmp_path)
     assert session.lightbox == {"B": (), "S": ()}
-    assert session.colour_file is None
     _touch(tmp_path / "calibration", "lightbox_B.dng", "lightbox2_B.dng", "lightbox_S.nef", "lightbox_S.json",
-           "dark_B.dng", "colour.json")  # fmt: skip
+           "dark_B.dng")  # fmt: skip
     session = open_session(tmp_path)
     assert {camera: {path.name for path in paths} for camera, paths in session.lightbox.items()} == {
         "B": {"lightbox_B.dng", "lightbox2_B.dng"},
         "S": {"lightbox_S.nef"},
     }
-    assert session.colour_file == tmp_path / "calibration" / "colour.json"
 
 
 def test_what_is_no_session(tmp_path):

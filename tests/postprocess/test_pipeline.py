@@ -11,15 +11,11 @@ from relo.capture import RawFrame, SimulationConfig, open_session, simulate_sess
 from relo.config import build_config
 from relo.errors import ConfigError, ProcessError
 from relo.postprocess import quality
+from relo.postprocess.calibration import SceneCalibration, calibrate_scene
 from relo.postprocess.colour import fit_colour_cast
 from relo.postprocess.isp import srgb_encode
-from relo.postprocess.pipeline import (
-    PostprocessConfig,
-    SceneCalibration,
-    calibrate_scene,
-    process_pair,
-    valid_pixels,
-)
+from relo.postprocess.pipeline import process_pair, valid_pixels
+from relo.postprocess.steps import PostprocessConfig
 
 SIMULATION = SimulationConfig(width=270, height=203, scenes=1, pairs=1, seed=5)
 

@@ -11,7 +11,7 @@ import pytest
 from relo.atomic import file_sha256
 from relo.capture import open_session
 from relo.config import config_sha256
-from relo.postprocess.pipeline import PostprocessConfig
+from relo.postprocess.steps import PostprocessConfig
 from relo.shards import ProcessConfig, open_dataset, process_session
 from relo.shards.build import default_out
 from relo.shards.reader import close_files
@@ -123,8 +123,8 @@ def test_a_pairs_part_of_a_scene_does_not_depend_on_the_others(small_session: Pa
 
 
 def test_the_scene_is_calibrated_on_its_static_pair(small_session: Path, small_shards: Path):
+    from relo.postprocess.calibration import calibrate_scene
     from relo.postprocess.colour import fit_colour_cast
-    from relo.postprocess.pipeline import calibrate_scene
 
     session = open_session(small_session)
     scene = session.scenes[0]

@@ -14,7 +14,7 @@ import pytest
 from support.datasets import write_shard
 
 from relo.errors import ShardError
-from relo.shards import Shard, open_dataset
+from relo.shards import Shard, open_dataset, reader
 from relo.shards.reader import close_files
 
 
@@ -157,6 +157,22 @@ def test_children_read_what_their_parent_has_open(make_dataset, method: str):
         pool.close()
         pool.join()
     assert _total(str(root)) == expected
+
+
+def _opens_its_own(path: str) -> bool:
+    inherited = {id(file) for file in reader._open_files.values()}
+    return id(Shard.open(path).file) not in inherited
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_shares_no_handle_with_its_parent(make_dataset):
+    path = str(make_dataset() / "shard-000.h5")
+    assert _opens_its_own(path)
+    assert not _opens_its_own(path)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(_opens_its_own, [path])
+        pool.close()
+        pool.join()
 
 
 def _read(sample: Any) -> int:

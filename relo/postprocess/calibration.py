@@ -1,0 +1,208 @@
+"""What a scene needs to be corrected, measured once on its static pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from relo.capture.frame import RawFrame, channel_of_position
+from relo.errors import ProcessError
+from relo.postprocess import isp, quality
+from relo.postprocess.colour import ColourCast
+from relo.postprocess.flow.auto import fit_flow
+from relo.postprocess.flow.model import FlowModel
+from relo.postprocess.photometric import Gain, apply_gain, fit_gain
+from relo.postprocess.resample import valid_area, warp
+from relo.postprocess.steps import (
+    BALANCED,
+    SATURATED,
+    PostprocessConfig,
+    balanced_rgb,
+    correct_colour,
+    pair_gain,
+)
+
+FramePair = tuple[RawFrame, RawFrame]
+"""A frame of camera B and the one of camera S that belongs to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class SceneCalibration:
+    """What every pair of a scene is corrected with.
+
+    Attributes
+    ----------
+    casts : mapping of camera -> ColourCast
+        Empty where the colour correction is switched off.
+    gain : Gain
+        Brings camera B to camera S, measured on the aligned static pair.
+    mosaic_gain : Gain
+        The same measured before alignment: what a pair's own gain is compared with.
+    wb : 3 floats
+        White-balance gains for both cameras.
+    wb_source : str
+        "whiteboard", "session" or "as shot".
+    colour_matrix : (3, 3) float64 array
+        Camera S's, used for both.
+    flow : FlowModel
+        From camera S to camera B.
+    misalignment_before, misalignment_after : float
+        Of the static pair [px].
+    psnr_before, psnr_after : float
+        Of the static pair, only demosaiced and developed, and after all corrections [dB].
+    notes : tuple of str
+        What was unusual.
+    previews : mapping of name -> (h, w, 3) uint8 array
+        The static pair for people to look at, at most 640 px wide: "before", "after" (camera B, only
+        developed and corrected) and "sharp" (camera S, corrected).
+    """
+
+    casts: Mapping[str, ColourCast]
+    gain: Gain
+    mosaic_gain: Gain
+    wb: tuple[float, float, float]
+    wb_source: str
+    colour_matrix: np.ndarray
+    flow: FlowModel
+    misalignment_before: float = float("nan")
+    misalignment_after: float = float("nan")
+    psnr_before: float = float("nan")
+    psnr_after: float = float("nan")
+    notes: tuple[str, ...] = ()
+    previews: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def calibrate_scene(
+    static: Sequence[FramePair],
+    casts: Mapping[str, ColourCast],
+    config: PostprocessConfig | None = None,
+    *,
+    whiteboard: FramePair | None = None,
+    wb: tuple[float, float, float] | None = None,
+) -> SceneCalibration:
+    """Measure gain, white balance and flow on the static pair.
+
+    Parameters
+    ----------
+    static : sequence of (B, S) frames
+        Pairs of the still scene; gains and mosaics of several are averaged.
+    casts : mapping of camera -> ColourCast
+    whiteboard : (B, S) frames, optional
+        White reference; else `wb`, else what the static frame of camera S says.
+    wb : 3 floats, optional
+        White balance of the session.
+
+    Raises
+    ------
+    ProcessError
+        The pair cannot be matched in brightness or geometry.
+    """
+    config = config or PostprocessConfig()
+    if not static:
+        raise ProcessError("the scene has no static pair", advice="Add static_B and static_S.")
+    notes: list[str] = []
+    gains, corrected = [], []
+    for blur, sharp in static:
+        mosaics = correct_colour(blur, casts), correct_colour(sharp, casts)
+        gains.append(pair_gain(blur, sharp, *mosaics, config.gain).rgb)
+        corrected.append(mosaics)
+    mosaic_gain = Gain(*(float(value) for value in np.mean(gains, axis=0)))
+    blur, sharp = static[0]
+    mosaic_blur, mosaic_sharp = (np.mean(frames, axis=0) for frames in zip(*corrected, strict=True))
+    balance, source = _white_balance(whiteboard, wb, sharp, casts, notes)
+    notes += [note for note in sharp.notes if not (source != "as shot" and "white balance" in note)]
+
+    matrix = np.asarray(sharp.colour_matrix, np.float64)
+    saturated = np.any([frame.saturated(SATURATED) for frames in static for frame in frames], axis=0)
+    rgb_blur, rgb_sharp = (
+        balanced_rgb(mosaic, frame.pattern, balance, config.develop)
+        for mosaic, frame in ((apply_gain(mosaic_gain, mosaic_blur, blur.pattern), blur), (mosaic_sharp, sharp))
+    )
+    image_blur, image_sharp = (isp.develop(rgb, BALANCED, matrix) for rgb in (rgb_blur, rgb_sharp))
+    weights = (~_grow(saturated)).astype(np.float32)
+    flow = fit_flow(image_sharp, image_blur, config.flow, weights=weights)
+    if flow.note:
+        notes.append(flow.note)
+
+    # Once the frames are aligned nothing but light differs in a block, and the gain becomes exact.
+    dense = flow.dense()
+    valid = valid_area(dense, method=config.warp.method)
+    rgb_aligned = warp(rgb_blur, dense, method=config.warp.method)
+    rest = fit_gain(
+        rgb_sharp,
+        rgb_aligned,
+        exclude=~valid | _grow(saturated, 16),
+        method=config.gain.method,
+        block=config.gain.block,
+    )
+    gain = Gain(*(first * second for first, second in zip(mosaic_gain.rgb, rest.rgb, strict=True)))
+    aligned = isp.develop(apply_gain(rest, rgb_aligned), BALANCED, matrix)
+
+    plain = [
+        isp.develop(balanced_rgb(f.normalised(), f.pattern, f.wb, config.develop), BALANCED, matrix)
+        for f in static[0]
+    ]
+    grey_sharp = quality.grey(image_sharp)
+    return SceneCalibration(
+        casts=dict(casts),
+        gain=gain,
+        mosaic_gain=mosaic_gain,
+        wb=balance,
+        wb_source=source,
+        colour_matrix=matrix,
+        flow=flow,
+        misalignment_before=quality.misalignment(quality.grey(plain[1]), quality.grey(plain[0])),
+        misalignment_after=quality.misalignment(grey_sharp, quality.grey(aligned), valid),
+        psnr_before=quality.psnr(plain[1], plain[0], valid),
+        psnr_after=quality.psnr(image_sharp, aligned, valid),
+        notes=tuple(notes),
+        previews={
+            name: _preview(image)
+            for name, image in (("before", plain[0]), ("after", aligned), ("sharp", image_sharp))
+        },
+    )
+
+
+def _white_balance(
+    whiteboard: FramePair | None,
+    wb: tuple[float, float, float] | None,
+    sharp: RawFrame,
+    casts: Mapping[str, ColourCast],
+    notes: list[str],
+) -> tuple[tuple[float, float, float], str]:
+    """Gains from the middle of camera S's whiteboard frame, else the session's, else the file's."""
+    if whiteboard is not None:
+        frame = whiteboard[1]
+        mosaic = correct_colour(frame, casts)
+        height, width = mosaic.shape
+        top, left = height // 4 // 2 * 2, width // 4 // 2 * 2
+        middle = np.s_[top : top + height // 2, left : left + width // 2]
+        if frame.saturated(SATURATED)[middle].mean() > 0.001:
+            notes.append("the whiteboard frame of camera S is saturated: not used")
+        else:
+            sums = np.zeros(3)
+            for position, channel in enumerate(channel_of_position(frame.pattern)):
+                plane = mosaic[middle][position // 2 :: 2, position % 2 :: 2]
+                sums[channel] += np.median(plane) / (2 if channel == 1 else 1)
+            if sums.min() > 0.02:
+                return (float(sums[1] / sums[0]), 1.0, float(sums[1] / sums[2])), "whiteboard"
+            notes.append("the whiteboard frame of camera S is too dark: not used")
+    if wb is not None:
+        return (wb[0] / wb[1], 1.0, wb[2] / wb[1]), "session"
+    return sharp.wb, "as shot"
+
+
+def _preview(image: np.ndarray, width: int = 640) -> np.ndarray:
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    if width < image.shape[1]:
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+    return isp.quantise(image, 8)
+
+
+def _grow(mask: np.ndarray, margin: int = 2) -> np.ndarray:
+    """A mask with `margin` pixels more on every side; demosaicing spreads a saturated site by two."""
+    side = 2 * margin + 1
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
