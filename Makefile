@@ -42,6 +42,7 @@ fast: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/pipeline_accuracy.py
+	$(BIN)/python benchmarks/demosaic.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,8 +1,7 @@
 """Demosaicing by Menon, Andriani and Calvagno (2007), as the paper uses it.
 
-An own kernel, because the reference implementation (colour-demosaicing) takes ten times as long and a
-hundred times the memory, and because importing it replaces a missing matplotlib by a mock-up for the whole
-process. It works on strips of rows, each with the margin it depends on, so that memory stays a few rows and
+An own kernel, because the reference implementation (colour-demosaicing) takes more than ten times as long,
+and because importing it replaces a missing matplotlib by a mock-up for the whole process. It works on strips of rows, each with the margin it depends on, so that memory stays a few rows and
 threads share nothing.
 """
 
