@@ -1,8 +1,8 @@
 """Demosaicing by Menon, Andriani and Calvagno (2007), as the paper uses it.
 
 An own kernel, because the reference implementation (colour-demosaicing) takes more than ten times as long,
-and because importing it replaces a missing matplotlib by a mock-up for the whole process. It works on strips of rows, each with the margin it depends on, so that memory stays a few rows and
-threads share nothing.
+and because importing it replaces a missing matplotlib by a mock-up for the whole process. It works on strips
+of rows, each with the margin it depends on, so that memory stays a few rows and threads share nothing.
 """
 
 from __future__ import annotations
