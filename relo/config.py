@@ -92,14 +92,27 @@ def _without_empty(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def load_config(kind: type[C], path: Path | None = None, overrides: Iterable[str] = ()) -> C:
-    """Defaults, then the YAML file `path`, then `--set` overrides."""
+def load_config(
+    kind: type[C],
+    path: Path | None = None,
+    overrides: Iterable[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> C:
+    """Defaults, then the YAML file `path`, then `--set` overrides, then what is `given` by options of its own."""
     values = read_yaml(path) if path else {}
     overrides = list(overrides)
     origin = str(path) if path else "configuration"
     if overrides:
         origin += " with " + " ".join(f"--set {override}" for override in overrides)
-    return build_config(kind, apply_overrides(values, overrides), origin)
+    return build_config(kind, _merged(apply_overrides(values, overrides), given or {}), origin)
+
+
+def _merged(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(values)
+    for key, value in given.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = _merged(result[key], value) if nested else value
+    return result
 
 
 def describe_validation_error(kind: type[BaseModel], error: ValidationError) -> str:

@@ -11,8 +11,7 @@ import numpy as np
 from relo.capture.frame import RawFrame
 from relo.capture.session import CAMERAS, Pair, Problem, Scene, Session
 from relo.errors import CaptureError
-
-Progress = Callable[[int, int, str], None]
+from relo.progress import Progress
 
 _REFERENCES = ("static", "whiteboard")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,18 +48,18 @@ def command(
     exposures. A rerun continues where the last one stopped; pairs that cannot be used are listed with the
     reason, and the exit code is then 3.
     """
-    from relo.config import apply_overrides, build_config, read_yaml
+    from relo.config import load_config
     from relo.report import write_report
     from relo.shards.build import process_session
     from relo.shards.config import ProcessConfig, parse_split
     from relo.shards.schema import REPORT_FILE
 
-    values = apply_overrides(read_yaml(config_file) if config_file else {}, overrides)
+    given: dict[str, Any] = {"split": {}}
     for text in splits:
-        values["split"] = {**(values.get("split") or {}), **parse_split(text)}
+        given["split"] |= parse_split(text)
     if seed is not None:
-        values["seed"] = seed
-    config = build_config(ProcessConfig, values, str(config_file or "configuration"))
+        given["seed"] = seed
+    config = load_config(ProcessConfig, config_file, overrides, given)
     with progress_bar("processing") as progress:
         result = process_session(raw_dir, out, config, jobs=jobs, overwrite=overwrite, progress=progress)
     report = result.out / REPORT_FILE

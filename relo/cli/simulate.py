@@ -37,9 +37,8 @@ def command(
     The hard cases are switched on by --set, for example --set highlights=true --set parallax_px=0.8.
     """
     from relo.capture.simulator import SimulationConfig, simulate_session
-    from relo.config import apply_overrides, build_config, read_yaml
+    from relo.config import load_config
 
-    values = apply_overrides(read_yaml(config_file) if config_file else {}, overrides)
     width, height = parse_size(size_text) if size_text else (None, None)
     given = {
         "scenes": scenes,
@@ -50,8 +49,8 @@ def command(
         "pattern": pattern,
         "seed": seed,
     }
-    values |= {name: value for name, value in given.items() if value is not None}
-    config = build_config(SimulationConfig, values, str(config_file or "configuration"))
+    given = {name: value for name, value in given.items() if value is not None}
+    config = load_config(SimulationConfig, config_file, overrides, given)
     with progress_bar("simulating") as progress:
         simulate_session(out, config, progress=progress)
     finish(as_json=as_json, done=config.scenes * config.pairs, out=out, next_command=f"relo process {out}")

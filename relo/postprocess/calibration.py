@@ -145,7 +145,7 @@ def calibrate_scene(
         isp.develop(balanced_rgb(f.normalised(), f.pattern, f.wb, config.develop), BALANCED, matrix)
         for f in static[0]
     ]
-    grey_sharp = quality.grey(image_sharp)
+    grey_sharp = isp.grey(image_sharp)
     return SceneCalibration(
         casts=dict(casts),
         gain=gain,
@@ -154,8 +154,8 @@ def calibrate_scene(
         wb_source=source,
         colour_matrix=matrix,
         flow=flow,
-        misalignment_before=quality.misalignment(quality.grey(plain[1]), quality.grey(plain[0])),
-        misalignment_after=quality.misalignment(grey_sharp, quality.grey(aligned), valid),
+        misalignment_before=quality.misalignment(isp.grey(plain[1]), isp.grey(plain[0])),
+        misalignment_after=quality.misalignment(grey_sharp, isp.grey(aligned), valid),
         psnr_before=quality.psnr(plain[1], plain[0], valid),
         psnr_after=quality.psnr(image_sharp, aligned, valid),
         notes=tuple(notes),

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+# Weights of R, G, B in the luma of encoded light (ITU-R BT.601).
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
 
 def develop(rgb: np.ndarray, wb: Any, colour_matrix: Any) -> np.ndarray:
     """White balance, colour matrix, sRGB encoding (Li et al. 2023, fig. 3 "ISP operations").
@@ -54,6 +57,11 @@ def srgb_decode(encoded: np.ndarray) -> np.ndarray:
     encoded = np.asarray(encoded, np.float32)
     curve = np.power((np.maximum(encoded, 0) + np.float32(0.055)) / np.float32(1.055), np.float32(2.4))
     return np.where(encoded <= np.float32(0.04045), encoded / np.float32(12.92), curve)
+
+
+def grey(image: np.ndarray) -> np.ndarray:
+    """(H, W) float32 luma of an (H, W, 3) display image in [0, 1]."""
+    return np.ascontiguousarray(np.asarray(image, np.float32) @ _LUMA)
 
 
 def quantise(image: np.ndarray, bits: int) -> np.ndarray:

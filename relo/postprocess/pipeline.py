@@ -115,8 +115,8 @@ def process_pair(
         "gain_deviation": deviation,
         "clipped_blur": clipped["blur"],
         "clipped_sharp": clipped["sharp"],
-        "noise_blur": quality.noise_level(quality.grey(image_blur)),
-        "noise_sharp": quality.noise_level(quality.grey(image_sharp)),
+        "noise_blur": quality.noise_level(isp.grey(image_blur)),
+        "noise_sharp": quality.noise_level(isp.grey(image_sharp)),
         "residual_before": calibration.misalignment_before,
         "psnr_before": calibration.psnr_before,
     }

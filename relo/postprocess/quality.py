@@ -7,14 +7,8 @@ import numpy as np
 
 from relo.postprocess.flow.auto import block_shift
 
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
 # Blocks with less contrast than this (standard deviation of a [0, 1] image) hold nothing to compare.
 _TEXTURE = 0.02
-
-
-def grey(image: np.ndarray) -> np.ndarray:
-    """(H, W) float32 luma of an (H, W, 3) display image in [0, 1]."""
-    return np.ascontiguousarray(np.asarray(image, np.float32) @ _GREY)
 
 
 def misalignment(

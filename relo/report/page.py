@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from relo import __version__, atomic
+from relo.progress import Progress
 from relo.report import pictures
 from relo.report.collect import (
     COLUMNS,
@@ -36,8 +36,6 @@ from relo.report.collect import (
 from relo.report.histogram import svg_histogram
 from relo.shards import Dataset, Sample, open_dataset, schema
 from relo.shards.reader import read_index
-
-Progress = Callable[[int, int, str], None]
 
 # Mean share of a frame that the masks of the ReLoBlur dataset cover: a yardstick, no target. In per cent.
 PAPER_COVERAGE = 11.75

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from threadpoolctl import threadpool_limits
 
@@ -19,14 +19,13 @@ from relo.config import config_sha256
 from relo.errors import CaptureError, ConfigError, ReloError, ShardError
 from relo.parallel import lost_interrupts, run_tasks
 from relo.postprocess.colour import ColourCast, fit_colour_cast
+from relo.progress import Progress
 from relo.shards import schema
 from relo.shards.config import ProcessConfig, assign_splits
 from relo.shards.reader import close_files, read_index
 from relo.shards.scene import SceneResult, SceneTask, hashed, process_scene, shard_paths
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass
@@ -238,14 +237,14 @@ def _prepare_folder(out: Path, session: Session, config: ProcessConfig, overwrit
             path.unlink()
     if overwrite:
         return []
-    for earlier_config, file in _earlier_configs(out):
-        if config_sha256(config) != earlier_config[0]:
-            differing = _differences(earlier_config[1], config.model_dump(mode="json"))
-            raise ConfigError(
-                f"was made with other settings ({'; '.join(differing[:4]) or 'of another version'})",
-                file=file,
-                advice="Give another output folder, or --overwrite.",
-            )
+    earlier = _earlier_config(out)
+    if earlier is not None and earlier.sha256 != config_sha256(config):
+        differing = _differences(earlier.settings, config.model_dump(mode="json"))
+        raise ConfigError(
+            f"was made with other settings ({'; '.join(differing[:4]) or 'of another version'})",
+            file=earlier.file,
+            advice="Give another output folder, or --overwrite.",
+        )
     return _read_quarantine(out, session)
 
 
@@ -259,22 +258,30 @@ def _refuse_other_index(out: Path) -> None:
         raise
 
 
-def _earlier_configs(out: Path) -> Iterable[tuple[tuple[str, dict[str, Any]], Path]]:
-    """(hash, settings) that the folder's index, or else one of its shards, was made with."""
+class _EarlierConfig(NamedTuple):
+    sha256: str
+    settings: dict[str, Any]
+    file: Path
+
+
+def _earlier_config(out: Path) -> _EarlierConfig | None:
+    """Settings that the folder's index, or else one of its shards, was made with; None in a new folder."""
     import h5py
 
     if (out / schema.DATASET_FILE).is_file():
         index = read_index(out)
-        yield (str(index.get("config_sha256")), dict(index.get("config") or {})), out / schema.DATASET_FILE
-        return
-    for path in sorted(out.glob("*.h5"))[:1]:
-        try:
-            with h5py.File(path, "r") as file:
-                yield (str(file.attrs["config_sha256"]), json.loads(file.attrs["config"])), path
-        except (OSError, KeyError, ValueError) as error:
-            raise ShardError(
-                "is no readable shard", file=path, advice="Remove it, or give another output folder."
-            ) from error
+        settings = dict(index.get("config") or {})
+        return _EarlierConfig(str(index.get("config_sha256")), settings, out / schema.DATASET_FILE)
+    path = min(out.glob("*.h5"), default=None)
+    if path is None:
+        return None
+    try:
+        with h5py.File(path, "r") as file:
+            return _EarlierConfig(str(file.attrs["config_sha256"]), json.loads(file.attrs["config"]), path)
+    except (OSError, KeyError, ValueError) as error:
+        raise ShardError(
+            "is no readable shard", file=path, advice="Remove it, or give another output folder."
+        ) from error
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -15,10 +15,9 @@ import numpy as np
 
 from relo.atomic import file_sha256
 from relo.errors import ShardError
+from relo.progress import Progress
 from relo.shards import schema
 from relo.shards.reader import Sample, Shard, close_files, read_index
-
-Progress = Callable[[int, int, str], None]
 
 # What h5py raises for a damaged file, depending on which bytes are hit.
 _UNREADABLE = (ShardError, OSError, RuntimeError, KeyError, ValueError, TypeError)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -70,8 +69,6 @@ class SceneResult:
         What was left out now; for a scene that was skipped, only the files that form no pair.
     notes : list of str
         What was unusual but did not stop anything.
-    failure : str
-        Traceback of an unexpected error.
     """
 
     shards: list[tuple[Path, int]] = field(default_factory=list)
@@ -80,7 +77,6 @@ class SceneResult:
     failed: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    failure: str = ""
 
 
 def process_scene(task: SceneTask, step: Step | None = None) -> SceneResult:
@@ -96,9 +92,8 @@ def process_scene(task: SceneTask, step: Step | None = None) -> SceneResult:
     except OSError:
         raise  # disk full, folder gone: no other scene would fare better
     except Exception:
-        trace = traceback.format_exc()
-        logger.error("scene %s failed:\n%s", task.scene.name, trace)
-        return SceneResult(failed=len(task.scene.pairs), failure=trace)
+        logger.exception("scene %s failed", task.scene.name)
+        return SceneResult(failed=len(task.scene.pairs))
 
 
 def shard_paths(task: SceneTask) -> list[Path]:
@@ -319,7 +314,7 @@ def _update_numbers(
     static = (mask == 0) & (valid > 0)
     top = np.float32(np.iinfo(blur.dtype).max)
     sharp, blur = sharp / top, blur / top
-    residual = quality.misalignment(quality.grey(sharp), quality.grey(blur), static) / output_scale
+    residual = quality.misalignment(isp.grey(sharp), isp.grey(blur), static) / output_scale
     row = writer.row(index)
     flags = [flag for flag in str(row["flags"]).split(",") if flag]
     if residual > _MISALIGNED_PX:

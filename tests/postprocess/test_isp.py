@@ -99,3 +99,9 @@ def test_halve(shape):
     for y, x in np.ndindex(result.shape[:2]):
         block = image[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].reshape(4, -1).mean(axis=0)
         assert result[y, x].ravel() == pytest.approx(block, abs=1e-6)
+
+
+def test_grey_is_the_luma_of_bt601():
+    image = np.eye(3, dtype=np.float32)[None]
+    assert isp.grey(image).ravel() == pytest.approx([0.299, 0.587, 0.114])
+    assert isp.grey(np.ones((2, 2, 3))) == pytest.approx(np.ones((2, 2)))

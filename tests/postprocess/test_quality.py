@@ -74,9 +74,3 @@ def test_noise_level(picture, sigma):
 def test_noise_level_of_nothing():
     assert quality.noise_level(np.full((64, 64), 0.3, np.float32)) == pytest.approx(0, abs=1e-6)
     assert np.isnan(quality.noise_level(np.zeros((8, 8), np.float32)))
-
-
-def test_grey_is_the_luma_of_bt601():
-    image = np.eye(3, dtype=np.float32)[None]
-    assert quality.grey(image).ravel() == pytest.approx([0.299, 0.587, 0.114])
-    assert quality.grey(np.ones((2, 2, 3))) == pytest.approx(np.ones((2, 2)))

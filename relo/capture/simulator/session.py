@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,11 +29,11 @@ from relo.capture.simulator.rig import CAMERAS, Camera, draw_cameras, lightbox, 
 from relo.capture.simulator.scene import draw_scene, whiteboard
 from relo.errors import CaptureError
 from relo.parallel import lost_interrupts
+from relo.progress import Progress
 
 if TYPE_CHECKING:
     import h5py
 
-Progress = Callable[[int, int, str], None]
 
 MASK_COVERAGE = 0.05
 _OWN_ENTRIES = {"session.yaml", "calibration", "scenes", "truth.h5"}

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from relo.config import Config
 from relo.errors import ProcessError
+from relo.postprocess import isp
 from relo.postprocess.flow.dense import estimate_dense
 from relo.postprocess.flow.model import FlowModel
 from relo.postprocess.flow.parametric import estimate_parametric, gradients
@@ -20,7 +21,6 @@ _BLOCK = 32
 # A block that the cubic misses by this much, beyond its own uncertainty, shows parallax [px].
 _PARALLAX_PX = 0.1
 _PARALLAX_SHARE = 0.02
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class FlowConfig(Config):
@@ -93,8 +93,7 @@ def fit_flow(
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    image = np.asarray(image, np.float32)
-    return np.ascontiguousarray(image @ _GREY if image.ndim == 3 else image)
+    return isp.grey(image) if image.ndim == 3 else np.ascontiguousarray(image, np.float32)
 
 
 def _add_parallax(
