@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from relo.capture.frame import RawFrame
-from relo.capture.session import CAMERAS, Pair, Problem, Scene, Session
+from relo.capture.session import CAMERAS, Camera, Pair, Problem, Scene, Session
 from relo.errors import CaptureError
 from relo.progress import Progress
 
@@ -58,35 +58,45 @@ def check_session(session: Session, progress: Progress | None = None) -> Session
         if progress:
             progress(done, total, what)
 
+    shapes: dict[Path, tuple[int, int]] = {}
     for camera in CAMERAS:
         for path in session.lightbox[camera]:
-            _check_lightbox(session, path, camera, result)
+            frame = _check_lightbox(session, path, camera, result)
+            if frame is not None:
+                shapes[path] = frame.shape
             step(path.name)
-        if not session.lightbox[camera]:
+        if not session.lightbox[camera] and session.colour_file is None:
             missing = session.root / "calibration" / f"lightbox_{camera}.dng"
-            advice = "Add the lightbox frame, or process with --set colour.enabled=false."
+            advice = "Add the lightbox frame (or a fitted colour.json), or process with --set colour.enabled=false."
             result.problems.append(Problem(missing, "is missing", advice))
     colour_is_missing = bool(result.problems)
     for scene in session.scenes:
-        _check_scene(session, scene, result, step)
+        _check_scene(session, scene, result, step, shapes)
     if colour_is_missing:
         result.good = dict.fromkeys(result.good, 0)
     return result
 
 
-def _check_lightbox(session: Session, path: Path, camera: str, result: SessionCheck) -> None:
+def _check_lightbox(session: Session, path: Path, camera: Camera, result: SessionCheck) -> RawFrame | None:
     try:
-        frame = session.read(path, camera)  # type: ignore[arg-type]
+        frame = session.read(path, camera)
     except CaptureError as error:
         result.problems.append(Problem.from_error(error, path))
-        return
+        return None
     result.warnings += [f"{path}: {note}" for note in frame.notes]
     clipped = float(frame.saturated().mean())
     if clipped > 0.001:
         result.warnings.append(f"{path}: {100 * clipped:.1f} % of the sites are saturated; expose it less")
+    return frame
 
 
-def _check_scene(session: Session, scene: Scene, result: SessionCheck, step: Callable[[str], None]) -> None:
+def _check_scene(
+    session: Session,
+    scene: Scene,
+    result: SessionCheck,
+    step: Callable[[str], None],
+    lightbox: Mapping[Path, tuple[int, int]],
+) -> None:
     result.problems += scene.problems
     result.warnings += [f"{path}: is no RAW file by its name and is ignored" for path in scene.ignored]
     result.pairs[scene.name] = len(scene.pairs) + len(
@@ -130,6 +140,12 @@ def _check_scene(session: Session, scene: Scene, result: SessionCheck, step: Cal
             )
         elif len(times) > 1:
             result.warnings.append(f"{scene.path}: camera {camera} uses {len(times)} different exposure times")
+    for path, size in lightbox.items():
+        if shape is not None and size != shape:
+            advice = "Take the lightbox frames with the size of the scenes."
+            reason = f"is {size[1]}x{size[0]} pixels, the scene's frames are {shape[1]}x{shape[0]}"
+            result.problems.append(Problem(path, reason, advice, scene.name))
+            alignable = False
     result.good[scene.name] = good if alignable else 0
     if not scene.pairs:
         result.warnings.append(f"{scene.path}: holds no pair")

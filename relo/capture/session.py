@@ -18,8 +18,9 @@ from relo.capture.raw_reader import RAW_SUFFIXES, CameraSettings, PositiveGains,
 from relo.config import Config, build_config, read_yaml
 from relo.errors import CaptureError, ReloError
 
-CAMERAS = ("B", "S")
 Camera = Literal["B", "S"]
+CAMERAS: tuple[Camera, Camera] = ("B", "S")
+COLOUR_FILE = "colour.json"
 
 _NAME = re.compile(r"^(?P<id>.+)_(?P<camera>[BS])$")
 
@@ -111,6 +112,8 @@ class Session:
     root : Path
     settings : SessionSettings
     lightbox : dict of camera -> tuple of Path
+    colour_file : Path or None
+        `calibration/colour.json`, where it is.
     scenes : tuple of Scene
         Sorted by name.
     """
@@ -118,6 +121,7 @@ class Session:
     root: Path
     settings: SessionSettings
     lightbox: dict[str, tuple[Path, ...]]
+    colour_file: Path | None
     scenes: tuple[Scene, ...]
 
     def read(self, path: Path, camera: Camera) -> RawFrame:
@@ -199,10 +203,12 @@ def open_session(raw_dir: str | Path) -> Session:
             advice=f"Expected {scenes_dir}/<scene>/0000_B.dng and the like; 'relo simulate' makes an example.",
         )
     calibration = root / "calibration"
+    colour_file = calibration / COLOUR_FILE
     return Session(
         root=root,
         settings=settings,
         lightbox=_list_lightbox(calibration),
+        colour_file=colour_file if colour_file.is_file() else None,
         scenes=scenes,
     )
 

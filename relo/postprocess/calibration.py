@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -14,8 +14,8 @@ from relo.postprocess import isp, quality
 from relo.postprocess.colour import ColourCast
 from relo.postprocess.flow.auto import fit_flow
 from relo.postprocess.flow.model import FlowModel
-from relo.postprocess.photometric import Gain, apply_gain, fit_gain
-from relo.postprocess.resample import valid_area, warp
+from relo.postprocess.photometric import Gain, apply_gain, average_gains, fit_gain
+from relo.postprocess.resample import valid_area
 from relo.postprocess.steps import (
     BALANCED,
     SATURATED,
@@ -23,7 +23,11 @@ from relo.postprocess.steps import (
     balanced_rgb,
     correct_colour,
     pair_gain,
+    resample,
 )
+
+# A whiteboard pair whose gain differs by more than this from the static pair's was taken in other light.
+_GAIN_AGREEMENT = 0.005
 
 FramePair = tuple[RawFrame, RawFrame]
 """A frame of camera B and the one of camera S that belongs to it."""
@@ -38,7 +42,7 @@ class SceneCalibration:
     casts : mapping of camera -> ColourCast
         Empty where the colour correction is switched off.
     gain : Gain
-        Brings camera B to camera S, measured on the aligned static pair.
+        Brings camera B to camera S, measured on the aligned static pair and the whiteboard pair.
     mosaic_gain : Gain
         The same measured before alignment: what a pair's own gain is compared with.
     wb : 3 floats
@@ -91,7 +95,8 @@ def calibrate_scene(
         Pairs of the still scene; gains and mosaics of several are averaged.
     casts : mapping of camera -> ColourCast
     whiteboard : (B, S) frames, optional
-        White reference; else `wb`, else what the static frame of camera S says.
+        White reference, for the white balance (else `wb`, else what the static frame of camera S says), and
+        for the gain: a bright, even field tells it more precisely than a scene, from less noise.
     wb : 3 floats, optional
         White balance of the session.
 
@@ -107,12 +112,13 @@ def calibrate_scene(
     gains, corrected = [], []
     for blur, sharp in static:
         mosaics = correct_colour(blur, casts), correct_colour(sharp, casts)
-        gains.append(pair_gain(blur, sharp, *mosaics, config.gain).rgb)
+        gains.append(pair_gain(blur, sharp, *mosaics, config.gain))
         corrected.append(mosaics)
-    mosaic_gain = Gain(*(float(value) for value in np.mean(gains, axis=0)))
+    mosaic_gain = average_gains(gains)
     blur, sharp = static[0]
     mosaic_blur, mosaic_sharp = (np.mean(frames, axis=0) for frames in zip(*corrected, strict=True))
-    balance, source = _white_balance(whiteboard, wb, sharp, casts, notes)
+    board = whiteboard and (correct_colour(whiteboard[0], casts), correct_colour(whiteboard[1], casts))
+    balance, source = _white_balance(whiteboard, board, wb, sharp, notes)
     notes += [note for note in sharp.notes if not (source != "as shot" and "white balance" in note)]
 
     matrix = np.asarray(sharp.colour_matrix, np.float64)
@@ -130,7 +136,7 @@ def calibrate_scene(
     # Once the frames are aligned nothing but light differs in a block, and the gain becomes exact.
     dense = flow.dense()
     valid = valid_area(dense, method=config.warp.method)
-    rgb_aligned = warp(rgb_blur, dense, method=config.warp.method)
+    rgb_aligned = resample(rgb_blur, dense, config.warp)
     rest = fit_gain(
         rgb_sharp,
         rgb_aligned,
@@ -138,7 +144,7 @@ def calibrate_scene(
         method=config.gain.method,
         block=config.gain.block,
     )
-    gain = Gain(*(first * second for first, second in zip(mosaic_gain.rgb, rest.rgb, strict=True)))
+    gain = _refined_gain(mosaic_gain, rest, balance, whiteboard, board, config, notes)
     aligned = isp.develop(apply_gain(rest, rgb_aligned), BALANCED, matrix)
 
     plain = [
@@ -154,8 +160,8 @@ def calibrate_scene(
         wb_source=source,
         colour_matrix=matrix,
         flow=flow,
-        misalignment_before=quality.misalignment(isp.grey(plain[1]), isp.grey(plain[0])),
-        misalignment_after=quality.misalignment(grey_sharp, isp.grey(aligned), valid),
+        misalignment_before=quality.misalignment(isp.grey(plain[1]), isp.grey(plain[0])).length,
+        misalignment_after=quality.misalignment(grey_sharp, isp.grey(aligned), valid).length,
         psnr_before=quality.psnr(plain[1], plain[0], valid),
         psnr_after=quality.psnr(image_sharp, aligned, valid),
         notes=tuple(notes),
@@ -166,17 +172,49 @@ def calibrate_scene(
     )
 
 
+def _refined_gain(
+    mosaic_gain: Gain,
+    rest: Gain,
+    balance: tuple[float, float, float],
+    whiteboard: FramePair | None,
+    board: tuple[np.ndarray, np.ndarray] | None,
+    config: PostprocessConfig,
+    notes: list[str],
+) -> Gain:
+    """Gain of the aligned static pair, averaged with the whiteboard's where that agrees."""
+    # Measured on balanced frames: back to the light that the sensor saw.
+    red, green, blue = (light / gain * min(balance) for light, gain in zip(rest.light, balance, strict=True))
+    scene = replace(rest.times(mosaic_gain.rgb), light=(red, green, blue))
+    if whiteboard is None or board is None:
+        return scene
+    try:
+        even = pair_gain(*whiteboard, *board, config.gain)
+    except ProcessError as error:
+        notes.append(f"the whiteboard pair tells no gain: {error.reason}")
+        return scene
+    difference = max(abs(a / b - 1) for a, b in zip(even.rgb, scene.rgb, strict=True))
+    if difference > _GAIN_AGREEMENT:
+        notes.append(
+            f"the gain of the whiteboard pair differs by {100 * difference:.1f} % from that of the static pair: "
+            "not used (other exposures, or light that flickers?)"
+        )
+        return scene
+    return average_gains([scene, even])
+
+
 def _white_balance(
     whiteboard: FramePair | None,
+    board: tuple[np.ndarray, np.ndarray] | None,
     wb: tuple[float, float, float] | None,
     sharp: RawFrame,
-    casts: Mapping[str, ColourCast],
     notes: list[str],
 ) -> tuple[tuple[float, float, float], str]:
-    """Gains from the middle of camera S's whiteboard frame, else the session's, else the file's."""
-    if whiteboard is not None:
-        frame = whiteboard[1]
-        mosaic = correct_colour(frame, casts)
+    """Gains from the middle of camera S's whiteboard frame, else the session's, else the file's.
+
+    `board` are the whiteboard's mosaics, colour-corrected.
+    """
+    if whiteboard is not None and board is not None:
+        frame, mosaic = whiteboard[1], board[1]
         height, width = mosaic.shape
         top, left = height // 4 // 2 * 2, width // 4 // 2 * 2
         middle = np.s_[top : top + height // 2, left : left + width // 2]

@@ -22,13 +22,15 @@ from relo.postprocess import polynomial
 
 # A lightbox patch above this share of white has lost the brightest sites, below it drowns in read noise.
 _BRIGHTEST, _DARKEST = 0.95, 0.02
+# A patch that the polynomial misses by less than this is no outlier: real casts are no exact polynomials.
+_OUTLIER = 0.006
 
 
 class ColourConfig(Config):
     """Settings of the colour-cast correction."""
 
     enabled: bool = Field(True, description="Without it no lightbox frames are needed.")
-    degree: int = Field(3, ge=1, le=5, description="Degree of the polynomial; 3 as published.")
+    degree: int = Field(3, ge=1, le=5, description="Degree of the polynomial; 3 as published, 4 or 5 if it pays.")
     patch_rows: int = Field(15, ge=5, le=101, description="Rows of patches on the lightbox frame.")
     patch_columns: int = Field(23, ge=5, le=101, description="Columns of patches on the lightbox frame.")
 
@@ -47,8 +49,15 @@ class ColourCast:
         Polynomial of alpha per channel, see `relo.postprocess.polynomial`; 1 at the frame's centre.
     residual_peak_to_peak, residual_rms : (3,) float64 arrays
         What the fit leaves on the lightbox patches, relative.
+    leave_one_out : (3,) float64 array
+        RMS error at a patch of the fit to all others, relative: far above `residual_rms` the polynomial
+        follows noise.
+    alpha_range : (3, 2) float64 array
+        Smallest and largest alpha over the frame.
     green_ratio : float
         Mean of the first greens over mean of the second; far from 1 the two greens need attention.
+    notes : tuple of str
+        Frames that were rejected, and why.
     """
 
     shape: tuple[int, int]
@@ -56,7 +65,15 @@ class ColourCast:
     coefficients: np.ndarray
     residual_peak_to_peak: np.ndarray
     residual_rms: np.ndarray
+    leave_one_out: np.ndarray
+    alpha_range: np.ndarray
     green_ratio: float = 1.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def degree(self) -> int:
+        """Degree of the polynomial."""
+        return polynomial.degree_of(self.coefficients.shape[1])
 
     def alpha(self) -> np.ndarray:
         """(3, H, W) float32: the factor by which each channel is multiplied."""
@@ -65,11 +82,13 @@ class ColourCast:
     @cached_property
     def mosaic_alpha(self) -> np.ndarray:
         """(H, W) float32: at each site the factor of the site's own channel."""
-        alpha = self.alpha()
         result = np.empty(self.shape, np.float32)
-        for position, channel in enumerate(channel_of_position(self.pattern)):
-            sites = np.s_[position // 2 :: 2, position % 2 :: 2]
-            result[sites] = alpha[channel][sites]
+        for channel in range(3):
+            alpha = polynomial.evaluate(self.coefficients[channel : channel + 1], self.shape)[0]
+            for position, own in enumerate(channel_of_position(self.pattern)):
+                if own == channel:
+                    sites = np.s_[position // 2 :: 2, position % 2 :: 2]
+                    result[sites] = alpha[sites]
         return result
 
 
@@ -84,13 +103,15 @@ def fit_colour_cast(
 
     The frame is cut into patches; alpha of a patch is the centre's mean over the patch's mean (the paper
     prints the inverse, which would double the cast). Both greens share one polynomial. Means are taken
-    after a 3-sigma clip, the fit is a Huber-weighted least squares, and it is scaled so that alpha is 1 at
+    after a 3-sigma clip. The fit is a least squares with Huber weights, in which patches near the border
+    count more, by 1 / sqrt((1 - u^2)(1 - v^2)): the weights of Chebyshev polynomials, with which the largest
+    error over the frame comes near its minimum instead of the mean one. It is scaled so that alpha is 1 at
     the centre of the frame: the centre patch alone would carry its noise into every pixel.
 
     Parameters
     ----------
     lightbox : RawFrame or sequence of RawFrame
-        A uniform 6500 K field; several frames are averaged.
+        A uniform 6500 K field; several frames are averaged, over- and under-exposed ones left out.
     degree : int
         1 to 5; the paper uses 3.
     patch_rows, patch_columns : int
@@ -103,8 +124,8 @@ def fit_colour_cast(
     Raises
     ------
     ProcessError
-        The frames differ in size or pattern, are too bright, too dark or too small, or the fitted factor
-        is not positive everywhere.
+        The frames differ in size or pattern, are all too bright or too dark, are too small, or the fitted
+        factor is not positive everywhere.
     """
     if min(patch_rows, patch_columns) <= degree:
         raise ProcessError(
@@ -117,52 +138,45 @@ def fit_colour_cast(
     shape, pattern = frames[0].shape, frames[0].pattern
     if any(frame.shape != shape or frame.pattern != pattern for frame in frames):
         raise ProcessError("the lightbox frames differ in size or CFA pattern")
-    mosaic = frames[0].normalised()
-    for frame in frames[1:]:
-        mosaic += frame.normalised()
-    mosaic /= np.float32(len(frames))
-
-    means, x, y = _patch_means(mosaic, patch_rows, patch_columns)
-    if means.max() > _BRIGHTEST:
-        raise ProcessError(
-            f"the lightbox frame is over-exposed: a patch reaches {100 * means.max():.0f} % of white",
-            advice=f"Expose it so that no patch exceeds {100 * _BRIGHTEST:.0f} %.",
-        )
-    if means.min() < _DARKEST:
-        raise ProcessError(
-            f"the lightbox frame is too dark: a patch has only {100 * means.min():.1f} % of white",
-            advice="Expose it longer.",
-        )
+    means, x, y, notes = _mean_of_usable(frames, patch_rows, patch_columns)
     height, width = shape
     u = (x - (width - 1) / 2) / (width / 2)
     v = (y - (height - 1) / 2) / (height / 2)
     channels = channel_of_position(pattern)
     coefficients = np.empty((3, len(polynomial.exponents(degree))))
-    peak_to_peak, rms = np.empty(3), np.empty(3)
+    peak_to_peak, rms, leave_one_out = np.empty(3), np.empty(3), np.empty(3)
     for channel in range(3):
         positions = [position for position in range(4) if channels[position] == channel]
-        matrix = polynomial.design_matrix(u[positions].ravel(), v[positions].ravel(), degree)
+        own_u, own_v = u[positions].ravel(), v[positions].ravel()
+        matrix = polynomial.design_matrix(own_u, own_v, degree)
         patch = means[positions].ravel()
         alpha = np.median(patch) / patch
-        fit = _huber_fit(matrix, alpha)
+        # 1.05: the outermost patch of a fine grid must not outweigh all others.
+        border = 1 / np.sqrt((1.05 - own_u**2) * (1.05 - own_v**2))
+        fit, weights = _huber_fit(matrix, alpha, border)
         corrected = patch * (matrix @ fit)
         corrected /= corrected.mean()
         peak_to_peak[channel], rms[channel] = np.ptp(corrected), corrected.std()
+        left_out = _leave_one_out(matrix, alpha, weights, fit) / alpha
+        leave_one_out[channel] = np.sqrt(np.mean(left_out**2))
         coefficients[channel] = fit / fit[-1]  # the last monomial is 1, the value at the centre
+    field = polynomial.evaluate(coefficients, shape)
+    if field.min() <= 0:
+        raise ProcessError(
+            "the fitted colour factor is not positive everywhere", advice="Check that the field was uniform."
+        )
     greens = [position for position in range(4) if channels[position] == 1]
-    cast = ColourCast(
+    return ColourCast(
         shape,
         pattern,
         coefficients,
         peak_to_peak,
         rms,
+        leave_one_out,
+        alpha_range=np.stack([field.min(axis=(1, 2)), field.max(axis=(1, 2))], axis=1).astype(np.float64),
         green_ratio=float(means[greens[0]].mean() / means[greens[1]].mean()),
+        notes=tuple(notes),
     )
-    if cast.alpha().min() <= 0:
-        raise ProcessError(
-            "the fitted colour factor is not positive everywhere", advice="Check that the field was uniform."
-        )
-    return cast
 
 
 def apply_colour_cast(cast: ColourCast, image: np.ndarray) -> np.ndarray:
@@ -191,6 +205,29 @@ def apply_colour_cast(cast: ColourCast, image: np.ndarray) -> np.ndarray:
         )
     factor = cast.mosaic_alpha if image.ndim == 2 else np.moveaxis(cast.alpha(), 0, -1)
     return image * factor
+
+
+def _mean_of_usable(
+    frames: Sequence[RawFrame], rows: int, columns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """`_patch_means` averaged over the frames that are well exposed, and a note on each of the others."""
+    used, notes = [], []
+    for number, frame in enumerate(frames, 1):
+        mosaic = frame.normalised()
+        means, x, y = _patch_means(mosaic, rows, columns)
+        if not means.max() <= _BRIGHTEST:
+            fault = f"is over-exposed: a patch reaches {100 * means.max():.0f} % of white"
+            advice = f"Expose it so that no patch exceeds {100 * _BRIGHTEST:.0f} %."
+        elif not means.min() >= _DARKEST:
+            fault = f"is too dark: a patch has only {100 * means.min():.1f} % of white"
+            advice = "Expose it longer."
+        else:
+            used.append(means)
+            continue
+        notes.append(f"lightbox frame {number} of {len(frames)} {fault}: not used")
+    if not used:
+        raise ProcessError(f"the lightbox frame {fault}", advice=advice)
+    return np.mean(used, axis=0), x, y, notes
 
 
 def _patch_means(mosaic: np.ndarray, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -225,14 +262,28 @@ def _clipped_mean(sites: np.ndarray) -> float:
     return float(sites[keep].mean(dtype=np.float64))
 
 
-def _huber_fit(matrix: np.ndarray, values: np.ndarray, iterations: int = 20) -> np.ndarray:
-    """Least squares with Huber weights at 2 robust standard deviations."""
-    weights = np.ones(len(values))
-    fit = np.zeros(matrix.shape[1])
+def _huber_fit(
+    matrix: np.ndarray, values: np.ndarray, prior: np.ndarray, iterations: int = 20
+) -> tuple[np.ndarray, np.ndarray]:
+    """Least squares with weights `prior` times Huber's at 2 robust standard deviations.
+
+    Returns
+    -------
+    fit, weights : float64 arrays
+    """
+    weights = prior
     for _ in range(iterations):
         root = np.sqrt(weights)
         fit, *_ = np.linalg.lstsq(matrix * root[:, None], values * root, rcond=None)
         distance = np.abs(values - matrix @ fit)
-        limit = 2 * 1.4826 * np.median(distance) + 1e-12
-        weights = np.minimum(1.0, limit / np.maximum(distance, 1e-300))
-    return fit
+        limit = max(_OUTLIER, 2 * 1.4826 * float(np.median(distance)))
+        weights = prior * np.minimum(1.0, limit / np.maximum(distance, 1e-300))
+    return fit, weights
+
+
+def _leave_one_out(matrix: np.ndarray, values: np.ndarray, weights: np.ndarray, fit: np.ndarray) -> np.ndarray:
+    """Error at each value of the weighted least squares to all others, by the leverages: e / (1 - h)."""
+    root = np.sqrt(weights)[:, None]
+    orthonormal, _ = np.linalg.qr(matrix * root)
+    leverage = np.sum(orthonormal**2, axis=1)
+    return np.asarray((values - matrix @ fit) / np.maximum(1 - leverage, 1e-9))

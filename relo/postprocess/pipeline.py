@@ -16,8 +16,8 @@ from relo.capture.frame import RawFrame
 from relo.errors import ProcessError
 from relo.postprocess import isp, quality
 from relo.postprocess.calibration import SceneCalibration
-from relo.postprocess.photometric import Gain, apply_gain
-from relo.postprocess.resample import valid_area, warp
+from relo.postprocess.photometric import apply_gain
+from relo.postprocess.resample import valid_area
 from relo.postprocess.steps import (
     BALANCED,
     SATURATED,
@@ -25,6 +25,7 @@ from relo.postprocess.steps import (
     balanced_rgb,
     correct_colour,
     pair_gain,
+    resample,
 )
 
 # A pair whose own gain differs by more than this from the scene's has flicker or an exposure fault.
@@ -86,25 +87,23 @@ def process_pair(
     gain, deviation = calibration.gain, float("nan")
     if own:
         # Both were measured before alignment, on the same background: what that costs cancels.
-        ratio = [a / b for a, b in zip(own.rgb, calibration.mosaic_gain.rgb, strict=True)]
-        deviation = max(abs(value - 1) for value in ratio)
+        red, green, blue = (a / b for a, b in zip(own.rgb, calibration.mosaic_gain.rgb, strict=True))
+        deviation = max(abs(value - 1) for value in (red, green, blue))
         if config.gain.per_pair:
-            gain = Gain(*(a * b for a, b in zip(gain.rgb, ratio, strict=True)))
+            gain = gain.times((red, green, blue))
         elif deviation > _GAIN_TOLERANCE:
             flags.append("gain")
     mosaic_blur = apply_gain(gain, mosaic_blur, blur.pattern)
     wb, matrix = calibration.wb, calibration.colour_matrix
-    linear_blur, linear_sharp = (
-        isp.to_linear_srgb(balanced_rgb(mosaic, pattern, wb, config.develop), BALANCED, matrix)
-        for mosaic, pattern in ((mosaic_blur, blur.pattern), (mosaic_sharp, sharp.pattern))
-    )
+    rgb_blur = balanced_rgb(mosaic_blur, blur.pattern, wb, config.develop)
+    rgb_sharp = balanced_rgb(mosaic_sharp, sharp.pattern, wb, config.develop)
     flow = calibration.flow.dense()
     if config.warp.light == "linear":
-        linear_blur = np.clip(warp(linear_blur, flow, method=config.warp.method), 0, 1)
-        image_blur = isp.srgb_encode(linear_blur)
+        linear = resample(isp.to_linear_srgb(rgb_blur, BALANCED, matrix), flow, config.warp)
+        image_blur = isp.srgb_encode(np.clip(linear, 0, 1))
     else:
-        image_blur = warp(isp.srgb_encode(linear_blur), flow, method=config.warp.method)
-    image_sharp = isp.srgb_encode(linear_sharp)
+        image_blur = resample(isp.develop(rgb_blur, BALANCED, matrix), flow, config.warp)
+    image_sharp = isp.develop(rgb_sharp, BALANCED, matrix)
     clipped = {"blur": float(blur.saturated(SATURATED).mean()), "sharp": float(sharp.saturated(SATURATED).mean())}
     if max(clipped.values()) > _CLIPPED_TOLERANCE:
         flags.append("clipped")

@@ -13,10 +13,10 @@ from relo.capture.frame import RawFrame
 from relo.config import Config
 from relo.errors import ProcessError
 from relo.postprocess.colour import ColourCast, ColourConfig, apply_colour_cast
-from relo.postprocess.demosaic import demosaic_menon
+from relo.postprocess.demosaic import DemosaicBackend, demosaic_menon
 from relo.postprocess.flow.auto import FlowConfig
 from relo.postprocess.photometric import Gain, GainConfig, apply_gain, fit_gain
-from relo.postprocess.resample import WarpMethod
+from relo.postprocess.resample import WarpMethod, warp
 
 # RAW sites from here on count as saturated, in shares of the white level.
 SATURATED = 0.98
@@ -27,7 +27,8 @@ BALANCED = (1.0, 1.0, 1.0)
 class WarpConfig(Config):
     """Settings of the resampling of camera B."""
 
-    method: WarpMethod = Field("cmtf", description="cmtf (constant MTF), cubic, lanczos or linear.")
+    method: WarpMethod = Field("cmtf", description="cmtf or cmtf-matched (constant MTF), cubic, lanczos or linear.")
+    clamp: bool = Field(False, description="Limit each sample to its neighbours' range, against ringing.")
     light: Literal["encoded", "linear"] = Field(
         "encoded", description="Warp after the sRGB curve as published, or before it."
     )
@@ -36,6 +37,9 @@ class WarpConfig(Config):
 class DevelopConfig(Config):
     """Settings of demosaicing and output size."""
 
+    demosaic: DemosaicBackend = Field(
+        "relo", description="relo's kernel, or colour-demosaicing: Menon's method both."
+    )
     refine: bool = Field(True, description="Menon's refining step.")
     balance: Literal["mosaic", "image"] = Field(
         "mosaic", description="White balance before demosaicing, or after it as published."
@@ -80,8 +84,13 @@ def balanced_rgb(
     smallest = min(wb)
     gains = Gain(wb[0] / smallest, wb[1] / smallest, wb[2] / smallest)
     if config.balance == "mosaic":
-        return demosaic_menon(apply_gain(gains, mosaic, pattern), pattern, config.refine)
-    return apply_gain(gains, demosaic_menon(mosaic, pattern, config.refine))
+        return demosaic_menon(apply_gain(gains, mosaic, pattern), pattern, config.refine, backend=config.demosaic)
+    return apply_gain(gains, demosaic_menon(mosaic, pattern, config.refine, backend=config.demosaic))
+
+
+def resample(image: np.ndarray, flow: np.ndarray, config: WarpConfig) -> np.ndarray:
+    """Warp camera B's image along the flow, as `config` says."""
+    return warp(image, flow, method=config.method, clamp=config.clamp)
 
 
 def pair_gain(

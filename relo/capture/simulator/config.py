@@ -61,7 +61,9 @@ class SimulationConfig(Config):
     )
     full_well_e: float = Field(30000, ge=100, le=1e6, description="Electrons at the white level.")
     read_noise_e: float = Field(4, ge=0, le=1000, description="Standard deviation of the read noise [e].")
-    lightbox_frames: int = Field(16, ge=1, le=1000, description="Exposures averaged into a lightbox frame.")
+    lightbox_frames: int = Field(
+        16, ge=1, le=1000, description="Exposures averaged into a lightbox or a whiteboard frame."
+    )
     cast_strength: float = Field(
         0.25, ge=0, le=0.6, description="Peak to peak of the colour cast; each channel within 20 % of it."
     )

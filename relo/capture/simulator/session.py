@@ -243,7 +243,8 @@ class SceneRenderer:
                 view = view_from_b(canvas, self.margin, self.alignment)
             for index, (name, image) in enumerate((("B", view), ("S", self.in_frame(canvas)))):
                 rng = generator(self.config.seed, Stream.SCENE_NOISE, self.number, kind, index)
-                frame = record(self.config, self.cameras[name], image, rng, level=levels[name])
+                average = self.config.lightbox_frames if what == "whiteboard" else 1
+                frame = record(self.config, self.cameras[name], image, rng, level=levels[name], average=average)
                 write_dng(folder / f"{what}_{name}.dng", frame)
                 group.attrs[f"{what}_level_{name}"] = levels[name]
 

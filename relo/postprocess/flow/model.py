@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class FlowModel:
     residual : (H, W, 2) float32 array or None
         What the scene's depth adds to the polynomial [px].
     method : str
-        How it was found: "parametric", "dense" or "hybrid".
+        How it was found: "parametric", "hybrid" (with a dense rest), "coarse2fine" or "pyflow".
     note : str
         Why that method, where it was not the expected one.
     """
@@ -40,8 +41,13 @@ class FlowModel:
         return cls(shape, np.zeros((2, 10)))
 
     def dense(self) -> np.ndarray:
-        """(H, W, 2) float32 flow [px]."""
+        """(H, W, 2) float32 flow [px]; computed once and read-only."""
+        return self._dense
+
+    @cached_property
+    def _dense(self) -> np.ndarray:
         flow = np.ascontiguousarray(np.moveaxis(polynomial.evaluate(self.coefficients, self.shape), 0, -1))
         if self.residual is not None:
             flow += self.residual
+        flow.setflags(write=False)
         return flow
