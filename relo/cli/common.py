@@ -89,6 +89,11 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def say_that_it_compiles() -> None:
+    """Why nothing seems to happen, the first time."""
+    say("compiling the numerical kernels, once on this machine (about 20 s)")
+
+
 def finish(
     *,
     as_json: bool,

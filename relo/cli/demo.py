@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relo.cli.common import finish, folder, json_option, overwrite_option, progress_bar, say
+from relo.cli.common import finish, folder, json_option, overwrite_option, progress_bar, say, say_that_it_compiles
 from relo.errors import ConfigError
 
 _OURS = ("session", "shards", "run", "evaluation", "photo", "deblurred")
@@ -41,7 +41,9 @@ def command(out: Path, seed: int, steps: int | None, overwrite: bool, as_json: b
     say(f"$ relo process {session} {shards} --split test=scene_02")
     with progress_bar("processing") as progress:
         split: dict[str, float | list[str]] = {"test": ["scene_02"]}
-        processed = process_session(session, shards, ProcessConfig(split=split), progress=progress)
+        processed = process_session(
+            session, shards, ProcessConfig(split=split), progress=progress, announce=say_that_it_compiles
+        )
     with progress_bar("report") as progress:
         report = write_report(shards, progress=progress)
 

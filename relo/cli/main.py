@@ -16,6 +16,7 @@ VERBS = {
     "plan": "Exposure times for a wanted blur extent.",
     "simulate": "A simulated session: real DNG files plus truth.h5.",
     "check": "What is in a session, what is missing, what is inconsistent.",
+    "calibrate": "Colour correction from the lightbox frames.",
     "process": "The main job: a session to shards and a report.",
     "inspect": "Contents and statistics of shards.",
     "report": "The HTML quality report of a dataset.",

@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from relo.cli.common import finish, folder, json_option, overwrite_option, progress_bar, say, set_option
+from relo.cli.common import (
+    finish,
+    folder,
+    json_option,
+    overwrite_option,
+    progress_bar,
+    say,
+    say_that_it_compiles,
+    set_option,
+)
 from relo.errors import EXIT_PARTIAL
 
 _EPILOG = """Examples:  relo process raw_dir     relo process raw_dir out --split test=0.2 --set shards.bits=16"""
@@ -49,6 +58,7 @@ def command(
     reason, and the exit code is then 3.
     """
     from relo.config import load_config
+    from relo.parallel import reuse_freed_memory
     from relo.report import write_report
     from relo.shards.build import process_session
     from relo.shards.config import ProcessConfig, parse_split
@@ -60,8 +70,11 @@ def command(
     if seed is not None:
         given["seed"] = seed
     config = load_config(ProcessConfig, config_file, overrides, given)
+    reuse_freed_memory()
     with progress_bar("processing") as progress:
-        result = process_session(raw_dir, out, config, jobs=jobs, overwrite=overwrite, progress=progress)
+        result = process_session(
+            raw_dir, out, config, jobs=jobs, overwrite=overwrite, progress=progress, announce=say_that_it_compiles
+        )
     report = result.out / REPORT_FILE
     if result.changed or not report.is_file():
         with progress_bar("report") as progress:

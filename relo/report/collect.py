@@ -32,6 +32,7 @@ COLUMNS = (
     Column("blur_fraction", "mask coverage", "%", 2, 100, "share of the valid pixels that the mask covers"),
     Column("residual_before", "residual before", "px", 3, 1, "misalignment of the static area before correction"),
     Column("residual_after", "residual after", "px", 3, 1, "misalignment of the static area after correction"),
+    Column("bump", "bump", "px", 3, 1, "how far camera B has moved as a whole since the static pair"),
     Column("psnr_before", "PSNR before", "dB", 2, 1, "static area, demosaiced and developed only"),
     Column("psnr", "PSNR after", "dB", 2, 1, "static area, after all corrections"),
     Column("gain_r", "gain R", "×", 4, 1, "factor applied to camera B's red"),

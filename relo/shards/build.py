@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 from threadpoolctl import threadpool_limits
 
 from relo import __version__, atomic
-from relo.capture.session import CAMERAS, Problem, Session, open_session
+from relo.capture.session import Problem, Session, open_session
 from relo.config import config_sha256
-from relo.errors import CaptureError, ConfigError, ReloError, ShardError
+from relo.errors import ConfigError, ReloError, ShardError
 from relo.parallel import lost_interrupts, run_tasks
-from relo.postprocess.colour import ColourCast, fit_colour_cast
+from relo.postprocess.colour import ColourCast
+from relo.postprocess.lightbox import session_casts, warnings
+from relo.postprocess.warm_up import compile_kernels
 from relo.progress import Progress
 from relo.shards import schema
 from relo.shards.config import ProcessConfig, assign_splits
@@ -70,6 +72,7 @@ def process_session(
     jobs: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
+    announce: Callable[[], None] | None = None,
 ) -> ProcessResult:
     """Process every scene of a session into shards.
 
@@ -88,6 +91,8 @@ def process_session(
     overwrite : bool
         Replace a dataset that was made with other settings.
     progress : callable (pairs done, pairs in all, what), optional
+    announce : callable, optional
+        Called before the numerical kernels are compiled, the first time on a machine.
 
     Returns
     -------
@@ -117,8 +122,11 @@ def process_session(
                 left_out = frozenset(problem.pair for problem in earlier if problem.scene == scene.name)
                 split = splits[scene.name]
                 tasks.append(SceneTask(session, scene, out, split, config, casts, shared_sources, left_out))
+            # Here, so that the kernels are there for all workers.
+            compile_kernels(announce, warp_method=config.warp.method, clamp=config.warp.clamp)
             scenes = _run(tasks, jobs, progress)
             result = _summary(out, scenes, earlier)
+            result.notes[:0] = warnings(casts, config.colour)
             result.changed = _write_index(session, config, scenes, splits, result)
             return result
     except BrokenPipeError:
@@ -176,37 +184,11 @@ def _summary(out: Path, scenes: Mapping[str, SceneResult], earlier: Iterable[Pro
 
 def _shared_calibration(session: Session, config: ProcessConfig) -> tuple[dict[str, ColourCast], dict[str, str]]:
     """Colour casts of both cameras, and the hashes of all files that every scene depends on."""
-    sources: dict[str, str] = {}
+    casts, files = session_casts(session, config.colour)
     settings = session.root / "session.yaml"
-    if settings.is_file():
-        sources |= hashed(session, settings)
-    if not config.colour.enabled:
-        return {}, sources
-    casts = {}
-    for camera in CAMERAS:
-        files = session.lightbox[camera]
-        if not files:
-            raise CaptureError(
-                "is missing: the colour cast cannot be measured",
-                file=session.root / "calibration" / f"lightbox_{camera}.dng",
-                advice="Add the lightbox frame of this camera, or go without: --set colour.enabled=false.",
-            )
-        for path in files:
-            sources |= hashed(session, path)
-        try:
-            frames = [session.read(path, camera) for path in files]  # type: ignore[arg-type]
-            casts[camera] = fit_colour_cast(
-                frames,
-                degree=config.colour.degree,
-                patch_rows=config.colour.patch_rows,
-                patch_columns=config.colour.patch_columns,
-            )
-        except ReloError as error:
-            raise CaptureError(
-                error.reason,
-                file=error.file or files[0],
-                advice=error.advice or "Take it again, or go without: --set colour.enabled=false.",
-            ) from error
+    sources: dict[str, str] = {}
+    for path in (*files, settings) if settings.is_file() else files:
+        sources |= hashed(session, path)
     return casts, sources
 
 

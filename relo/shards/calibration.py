@@ -22,6 +22,8 @@ def store_calibration(file: h5py.File, calibration: SceneCalibration) -> None:
         data.attrs["pattern"] = cast.pattern
         data.attrs["residual_peak_to_peak"] = cast.residual_peak_to_peak
         data.attrs["residual_rms"] = cast.residual_rms
+        data.attrs["leave_one_out"] = cast.leave_one_out
+        data.attrs["alpha_range"] = cast.alpha_range
         data.attrs["green_ratio"] = cast.green_ratio
     group.create_dataset("gain", data=np.array(calibration.gain.rgb))
     balance = group.create_dataset("white_balance", data=np.array(calibration.wb))

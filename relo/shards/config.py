@@ -22,7 +22,11 @@ class MaskConfig(LbfmgConfig):
 
     own_sharp: bool = Field(True, description="Show the target's own sharp frame to the model, as published.")
     static: bool = Field(True, description="Show the static pair to the model too.")
-    most_frames: int = Field(40, ge=1, description="Background frames a mask at most, evenly spaced.")
+    width: int = Field(1100, ge=64, description="Frames are reduced to about this width for the masks.")
+    most_frames: int = Field(24, ge=1, description="Frames of the pairs a background model at most, evenly spaced.")
+    models: int = Field(
+        2, ge=2, description="Background models a scene of more than 5 pairs; smaller ones get one a pair."
+    )
 
 
 class ShardConfig(Config):

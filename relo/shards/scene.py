@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -17,7 +19,7 @@ from relo import atomic
 from relo.capture.session import Pair, Problem, Scene, Session
 from relo.config import config_sha256
 from relo.errors import CaptureError, ProcessError, ReloError, ShardError
-from relo.masks import blur_mask
+from relo.masks.lbfmg import BackgroundModel, clean_up
 from relo.postprocess import isp, quality
 from relo.postprocess.calibration import FramePair, SceneCalibration, calibrate_scene
 from relo.postprocess.colour import ColourCast
@@ -35,6 +37,11 @@ Step = Callable[[str], None]
 
 # Suspicious pairs are flagged beyond these.
 _MISALIGNED_PX = 0.5
+_BUMPED_PX = 0.1
+# Up to so many pairs each target gets a background model of its own.
+_FEW_PAIRS = 5
+# Of up to so many pairs the frames are kept, small, for the background models.
+_KEPT_PAIRS = 32
 _MASK_RANGE = (0.002, 0.5)
 
 
@@ -154,6 +161,9 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
             stack.callback(writer.discard)  # no effect once published
             store_calibration(writer.file, calibration)
             writers.append(writer)
+        # What the background models will see, small; a scene of many pairs is read back instead.
+        factor = _mask_factor(valid, config)
+        kept: dict[_Stored, dict[str, np.ndarray]] | None = {} if len(scene.pairs) <= _KEPT_PAIRS else None
         for number, pair in enumerate(scene.pairs):
             try:
                 _check_name(pair)
@@ -162,9 +172,13 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
             except ReloError as error:
                 result.problems.append(Problem.from_error(error, pair.blur, scene.name, pair.id, "read"))
             else:
-                _write(writers[number // config.shards.pairs], task, pair, frames, processed)
+                writer = writers[number // config.shards.pairs]
+                images = _write(writer, task, pair, frames, processed)
+                if kept is not None:
+                    stored = _Stored(writer, len(writer) - 1)
+                    kept[stored] = {name: _reduced(image, factor) for name, image in images.items()}
             step(f"{scene.name}/{pair.id}")
-        _write_masks(writers, static, task, valid)
+        _write_masks(writers, static, task, valid, kept)
         for writer in writers:
             if len(writer):
                 result.shards.append((writer.finish(), len(writer)))
@@ -245,7 +259,10 @@ def _calibrate(task: SceneTask, result: SceneResult) -> tuple[SceneCalibration, 
     return calibration, frames
 
 
-def _write(writer: ShardWriter, task: SceneTask, pair: Pair, frames: FramePair, processed: ProcessedPair) -> None:
+def _write(
+    writer: ShardWriter, task: SceneTask, pair: Pair, frames: FramePair, processed: ProcessedPair
+) -> dict[str, np.ndarray]:
+    """Append a pair without its mask; return its frames as they were written."""
     config = task.config
     row: dict[str, object] = dict(processed.numbers)
     row["flags"] = ",".join(processed.flags)
@@ -260,6 +277,7 @@ def _write(writer: ShardWriter, task: SceneTask, pair: Pair, frames: FramePair, 
         row |= {"short_scale": parameters.scale, "short_noise": parameters.noise}
     blur = isp.quantise(processed.blur, config.shards.bits)
     writer.append(pair.id, blur=blur, sharp=sharp, short=short, row=row)
+    return {"blur": blur, "sharp": sharp}
 
 
 def pair_generator(seed: int, scene: str, pair_id: str) -> np.random.Generator:
@@ -268,33 +286,72 @@ def pair_generator(seed: int, scene: str, pair_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
-def _write_masks(writers: list[ShardWriter], static: list[np.ndarray], task: SceneTask, valid: np.ndarray) -> None:
-    """Second pass: masks, from frames read back one at a time, and the numbers that need them."""
+class _Stored(NamedTuple):
+    """A pair that has been written, waiting for its mask."""
+
+    writer: ShardWriter
+    number: int
+
+
+def _write_masks(
+    writers: list[ShardWriter],
+    static: list[np.ndarray],
+    task: SceneTask,
+    valid: np.ndarray,
+    kept: dict[_Stored, dict[str, np.ndarray]] | None,
+) -> None:
+    """Second pass: masks, from frames that were kept or are read back, and the numbers that need them.
+
+    Published is a model for each target, of every other frame of the scene. That costs the square of the number
+    of pairs; from six pairs on they are dealt to a few groups, and a group's model learns every frame but the
+    blurred ones of that group. See docs/decisions/0009-background-models.md.
+    """
     config = task.config.masks
-    frames = [
-        (writer, index, name) for writer in writers for index in range(len(writer)) for name in ("sharp", "blur")
-    ]
-    for writer in writers:
-        for index in range(len(writer)):
-            others = [
-                frame
-                for frame in frames
-                if frame[:2] != (writer, index) or (frame[2] == "sharp" and config.own_sharp)
-            ]
-            blur, sharp = writer.read("blur", index), writer.read("sharp", index)
-            background = _background(static, _spread(others, config.most_frames))
-            mask = blur_mask(blur, background, valid=valid, config=config)
-            writer.set_mask(index, mask)
-            _update_numbers(writer, index, blur, sharp, mask, valid, task.config.develop.output_scale)
+    pairs = [_Stored(writer, index) for writer in writers for index in range(len(writer))]
+    groups = config.models if len(pairs) > _FEW_PAIRS else len(pairs)
+    factor = _mask_factor(valid, task.config)
+    small_valid = _reduced(valid, factor) == 255
+    static = [_reduced(frame, factor) for frame in static]
+    for group in range(groups):
+        targets = pairs[group::groups]
+        left_out = set(targets)
+        background = [
+            (pair, name)
+            for pair in pairs
+            for name in ("sharp", "blur")
+            if pair not in left_out or (name == "sharp" and config.own_sharp)
+        ]
+        model = BackgroundModel(config)
+        for _ in range(config.passes):
+            for frame in static:
+                model.learn(frame)
+            for pair, name in _spread(background, config.most_frames):
+                small = kept[pair][name] if kept else _reduced(pair.writer.read(name, pair.number), factor)
+                model.learn(small)
+        for pair in targets:
+            blur, sharp = (pair.writer.read(name, pair.number) for name in ("blur", "sharp"))
+            mask = clean_up(model.foreground(_reduced(blur, factor)), config, small_valid)
+            if factor > 1:
+                enlarged = cv2.resize(mask, valid.shape[::-1], interpolation=cv2.INTER_LINEAR)
+                mask = np.where((enlarged > 127) & (valid > 0), np.uint8(255), np.uint8(0))
+            pair.writer.set_mask(pair.number, mask)
+            _update_numbers(*pair, blur, sharp, mask, valid, task.config.develop.output_scale)
 
 
-def _background(static: list[np.ndarray], frames: list[tuple[ShardWriter, int, str]]) -> Iterator[np.ndarray]:
-    yield from static
-    for writer, index, name in frames:
-        yield writer.read(name, index)
+def _mask_factor(valid: np.ndarray, config: ProcessConfig) -> int:
+    """By how much frames are reduced for the masks."""
+    return max(1, round(valid.shape[1] / config.masks.width))
 
 
-def _spread(frames: list[tuple[ShardWriter, int, str]], most: int) -> list[tuple[ShardWriter, int, str]]:
+def _reduced(image: np.ndarray, factor: int) -> np.ndarray:
+    """An image a whole factor smaller, by area means."""
+    if factor == 1:
+        return image
+    size = max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+
+
+def _spread(frames: list[tuple[_Stored, str]], most: int) -> list[tuple[_Stored, str]]:
     """At most `most` frames, evenly spaced over the scene: a mask's cost must not grow with the scene."""
     if len(frames) <= most:
         return frames
@@ -313,14 +370,17 @@ def _update_numbers(
     """Misalignment [px of the sensor] and PSNR of the static area, and the flags that follow from them."""
     static = (mask == 0) & (valid > 0)
     top = np.float32(np.iinfo(blur.dtype).max)
-    sharp, blur = sharp / top, blur / top
-    residual = quality.misalignment(isp.grey(sharp), isp.grey(blur), static) / output_scale
+    left = quality.misalignment(isp.grey(sharp) / top, isp.grey(blur) / top, static)
+    residual, bump = left.length / output_scale, left.bump / output_scale
     row = writer.row(index)
     flags = [flag for flag in str(row["flags"]).split(",") if flag]
     if residual > _MISALIGNED_PX:
         flags.append("misaligned")
+    if bump > _BUMPED_PX:
+        flags.append("bumped")
     if row["blur_fraction"] < _MASK_RANGE[0]:
         flags.append("mask-empty")
     elif row["blur_fraction"] > _MASK_RANGE[1]:
         flags.append("mask-large")
-    writer.update_row(index, residual_after=residual, psnr=quality.psnr(sharp, blur, static), flags=",".join(flags))
+    numbers = {"residual_after": residual, "bump": bump, "psnr": quality.psnr(sharp, blur, static)}
+    writer.update_row(index, **numbers, flags=",".join(flags))

@@ -108,6 +108,7 @@ class ShardWriter:
         """Store the (H, W) uint8 map of pixels that both cameras see."""
         if valid.shape != self.size or valid.dtype != np.uint8:
             raise ValueError(f"valid must be {self.size} uint8, got {valid.shape} {valid.dtype}")
+        self._valid = np.where(valid > 0, np.uint8(255), np.uint8(0))
         if "valid" in self.file:
             del self.file["valid"]
         self.file.create_dataset("valid", data=valid, compression="gzip", compression_opts=4)
@@ -163,11 +164,11 @@ class ShardWriter:
 
     def set_mask(self, index: int, mask: np.ndarray) -> None:
         """Store the (H, W) uint8 mask of pair `index`; values other than 0 and 255 are refused."""
-        if mask.shape != self.size or mask.dtype != np.uint8 or not np.isin(mask, (0, 255)).all():
+        if mask.shape != self.size or mask.dtype != np.uint8 or not ((mask == 0) | (mask == 255)).all():
             raise ValueError(f"mask must be {self.size} uint8 of 0 and 255, got {mask.shape} {mask.dtype}")
         self.file["mask"][index] = mask
-        valid = self.file["valid"][()] > 0
-        self._rows[index]["blur_fraction"] = float((mask[valid] > 0).mean()) if valid.any() else 0.0
+        covered, seen = np.count_nonzero(mask & self._valid), np.count_nonzero(self._valid)
+        self._rows[index]["blur_fraction"] = covered / seen if seen else 0.0
 
     def update_row(self, index: int, **columns: Any) -> None:
         """Fill columns of /pairs of pair `index`."""
