@@ -43,6 +43,9 @@ fast: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/pipeline_accuracy.py
 	$(BIN)/python benchmarks/demosaic.py
+	$(BIN)/python benchmarks/warp.py
+	$(BIN)/python benchmarks/flow.py
+	$(BIN)/python benchmarks/pipeline_speed.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
