@@ -12,6 +12,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels() -> None:
+    """Compile before anything is tested: `relo process` says so when it does, which no test should stumble over."""
+    from relo.postprocess.warm_up import compile_kernels
+
+    compile_kernels()
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     """Make a small dataset folder: `make_dataset(shards=[...], quarantine=[...], name="data")`."""

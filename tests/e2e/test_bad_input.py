@@ -280,6 +280,47 @@ def rng_frame():
     return lambda shape: np.random.default_rng(0).integers(600, 9000, shape).astype(np.uint16)
 
 
+@pytest.mark.parametrize("level", [3000, "noise"])
+def test_a_static_pair_without_texture(session: Path, level):
+    """Constant or nothing but noise: no alignment is invented."""
+    for camera in "BS":
+        path = frame(session, f"static_{camera}")
+        mosaic = np.full(read_raw(path).shape, 3000, np.uint16)
+        if level == "noise":
+            mosaic += np.random.default_rng(ord(camera)).integers(0, 60, mosaic.shape, dtype=np.uint16)
+        rewrite(path, mosaic=mosaic)
+    answer = relo("process", session)
+    assert answer.code == 3, answer
+    assert {line["scene"] for line in quarantine(session.with_name("s-shards"))} == {"scene_00"}
+    assert all(
+        "texture" in line["reason"] or "cannot be aligned" in line["reason"] or "px apart" in line["reason"]
+        for line in quarantine(session.with_name("s-shards"))
+    )
+    assert ids(session.with_name("s-shards")) == {"scene_01": ["0000", "0001", "0002"]}
+
+
+def test_an_object_that_moved_between_the_static_frames_is_a_note(session: Path):
+    path = frame(session, "static_S")
+    mosaic = read_raw(path).mosaic.copy()
+    mosaic[40:140, 60:180] = np.roll(mosaic, (26, 34), axis=(0, 1))[40:140, 60:180]
+    rewrite(path, mosaic=mosaic)
+    answer = relo("process", session)
+    assert answer.code == 0, answer
+    assert "something moved" in answer.err
+
+
+def test_a_lightbox_frame_of_another_size(session: Path):
+    path = session / "calibration" / "lightbox_S.dng"
+    rewrite(path, mosaic=read_raw(path).mosaic[:-20, :-30])
+    checked = relo("check", session)
+    assert checked.code == 3
+    assert "lightbox_S.dng: is 240x160 pixels, the scene's frames are 270x180" in checked.out
+    answer = relo("process", session)
+    assert answer.code == 3, answer
+    assert all("240x160" in line["reason"] for line in quarantine(session.with_name("s-shards")))
+    assert len(quarantine(session.with_name("s-shards"))) == 6
+
+
 def test_an_empty_scene_folder(session: Path):
     (session / "scenes" / "porch").mkdir()
     (line,) = assert_partial(relo("process", session), 1)

@@ -5,7 +5,14 @@ import pytest
 
 from relo.capture.frame import PATTERNS, RawFrame, channel_of_position
 from relo.errors import ProcessError
-from relo.postprocess.colour import ColourCast, ColourConfig, apply_colour_cast, fit_colour_cast
+from relo.postprocess import polynomial
+from relo.postprocess.colour import (
+    ColourCast,
+    ColourConfig,
+    _leave_one_out,
+    apply_colour_cast,
+    fit_colour_cast,
+)
 
 BLACK = (512.0, 515.0, 513.0, 516.0)
 WHITE = 16383.0
@@ -179,3 +186,77 @@ def test_the_smallest_frame_with_one_cell_a_patch():
     shape = (2 * config.patch_rows, 2 * config.patch_columns)
     alpha = cubic(shape)
     assert worst(fit_colour_cast(lightbox(alpha)), alpha) < 2e-3
+
+
+def non_cubic(shape: tuple[int, int], seed: int) -> np.ndarray:
+    """(3, H, W) casts whose part of higher degree than 3 spans 1 %."""
+    height, width = shape
+    rng = np.random.default_rng(seed)
+    x = (np.arange(width) - (width - 1) / 2) / (width / 2)
+    y = (np.arange(height) - (height - 1) / 2) / (height / 2)
+    alpha = cubic(shape, seed)
+    for plane in alpha:
+        terms = np.zeros((6, 6))
+        for i in range(6):
+            terms[i, 5 - i] = rng.normal()
+        rest = np.polynomial.legendre.leggrid2d(y, x, terms)
+        plane += 0.01 * rest / np.ptp(rest)
+    return alpha
+
+
+@pytest.mark.parametrize(("degree", "limit"), [(3, 0.012), (4, 0.012), (5, 0.002)])
+def test_what_a_cast_that_is_no_cubic_leaves(degree, limit):
+    for seed in range(4):
+        alpha = non_cubic((359, 538), seed)
+        frames = [lightbox(alpha, electrons=30_000, seed=number) for number in range(8)]
+        ratio = fit_colour_cast(frames, degree=degree).alpha() / alpha
+        assert np.ptp(ratio, axis=(1, 2)).max() < limit
+
+
+def test_the_largest_error_is_smaller_than_that_of_plain_least_squares():
+    alpha = non_cubic((240, 360), 2)
+    cast = fit_colour_cast(lightbox(alpha))
+    y, x = np.indices((240, 360))
+    u, v = (x.ravel() - 179.5) / 180, (y.ravel() - 119.5) / 120
+    matrix = np.stack([u**i * v**j for i in range(4) for j in range(4 - i)], axis=1)
+    for channel in range(3):
+        plain = matrix @ np.linalg.lstsq(matrix, alpha[channel].ravel(), rcond=None)[0]
+        assert np.ptp(cast.alpha()[channel] / alpha[channel]) < 0.95 * np.ptp(plain / alpha[channel].ravel())
+
+
+def test_badly_exposed_frames_are_left_out():
+    alpha = cubic((240, 360))
+    good = lightbox(alpha)
+    frames = [lightbox(alpha, levels=(0.3, 0.93, 0.4)), good, lightbox(alpha, levels=(0.003, 0.01, 0.004))]
+    cast = fit_colour_cast(frames)
+    assert np.array_equal(cast.coefficients, fit_colour_cast(good).coefficients)
+    assert len(cast.notes) == 2
+    assert "1 of 3 is over-exposed" in cast.notes[0]
+    assert "3 of 3 is too dark" in cast.notes[1]
+    with pytest.raises(ProcessError, match="over-exposed"):
+        fit_colour_cast(frames[0])
+
+
+def test_leave_one_out_is_the_error_of_fits_without_that_patch():
+    rng = np.random.default_rng(3)
+    u, v = rng.uniform(-1, 1, (2, 60))
+    matrix = polynomial.design_matrix(u, v, 3)
+    values, weights = rng.normal(1, 0.1, 60), rng.uniform(0.2, 3, 60)
+    root = np.sqrt(weights)
+    fit = np.linalg.lstsq(matrix * root[:, None], values * root, rcond=None)[0]
+    expected = []
+    for index in range(60):
+        rest = np.arange(60) != index
+        without = np.linalg.lstsq((matrix * root[:, None])[rest], (values * root)[rest], rcond=None)[0]
+        expected.append(values[index] - matrix[index] @ without)
+    assert _leave_one_out(matrix, values, weights, fit) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_record_of_a_fit():
+    alpha = cubic((240, 360))
+    cast = fit_colour_cast(lightbox(alpha, electrons=30_000), degree=4)
+    assert cast.degree == 4
+    assert cast.alpha_range[:, 0] == pytest.approx(alpha.min(axis=(1, 2)), rel=5e-3)
+    assert cast.alpha_range[:, 1] == pytest.approx(alpha.max(axis=(1, 2)), rel=5e-3)
+    assert (cast.leave_one_out > 0).all()
+    assert (cast.leave_one_out < 2 * cast.residual_rms).all()

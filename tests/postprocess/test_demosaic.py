@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -12,9 +14,34 @@ from skimage import data
 from relo.capture.frame import PATTERNS, channel_of_position
 from relo.postprocess.demosaic import demosaic_menon
 
-SHAPES = [(2, 2), (3, 3), (2, 9), (9, 4), (5, 7), (20, 31), (41, 30), (131, 40), (256, 22), (263, 25)]
+SHAPES = [
+    (2, 2),
+    (3, 3),
+    (2, 9),
+    (9, 4),
+    (5, 7),
+    (20, 31),
+    (41, 30),
+    (131, 40),
+    (256, 22),
+    (263, 25),
+    (21, 517),
+    (130, 515),
+]
 
 # In a process of its own: importing the reference patches matplotlib for the whole process.
+BACKEND = """
+import sys
+import numpy as np
+from relo.postprocess import demosaic_menon
+mosaic = np.random.default_rng(0).random((20, 31), np.float32)
+ours, theirs = (demosaic_menon(mosaic, "GRBG", backend=backend) for backend in ("relo", "colour-demosaicing"))
+assert theirs.dtype == np.float32
+assert np.abs(ours - theirs).max() < 1e-5
+mocks = [name for name, module in sys.modules.items() if "matplotlib" in name and "Mock" in type(module).__name__]
+assert not mocks, mocks
+"""
+
 REFERENCE = """
 import sys, warnings
 import numpy as np
@@ -145,3 +172,34 @@ def test_wrong_input():
             demosaic_menon(wrong, "RGGB")
     with pytest.raises(ValueError, match="float"):
         demosaic_menon(np.zeros((8, 8), np.uint16), "RGGB")
+
+
+def test_the_reference_is_a_backend_and_leaves_no_mock_ups_behind():
+    subprocess.run([sys.executable, "-c", BACKEND], check=True, timeout=120)
+    with pytest.raises(ValueError, match="backend"):
+        demosaic_menon(np.zeros((4, 4), np.float32), "RGGB", backend="opencv")
+
+
+def test_threads_do_not_change_the_result():
+    mosaic = np.random.default_rng(1).random((300, 700), np.float32)
+    threads = numba.get_num_threads()
+    expected = demosaic_menon(mosaic, "BGGR")
+    try:
+        numba.set_num_threads(1)
+        assert np.array_equal(demosaic_menon(mosaic, "BGGR"), expected)
+    finally:
+        numba.set_num_threads(threads)
+
+
+def test_memory_is_a_few_tiles():
+    """At most 45 bytes a pixel beside input and output, and far less on large frames."""
+    mosaic = np.random.default_rng(1).random((1400, 2100), np.float32)
+    demosaic_menon(mosaic[:32, :32], "RGGB")
+    tracemalloc.start()
+    try:
+        demosaic_menon(mosaic, "RGGB")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # What the kernels allocate inside is not traced: about 30 bytes for each site of a tile on each thread.
+    assert peak - mosaic.size * 12 < 15 * mosaic.size

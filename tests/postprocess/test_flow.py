@@ -1,5 +1,8 @@
 """The flow between the cameras, on pictures whose truth is analytic."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -80,11 +83,106 @@ def test_auto_adds_a_dense_rest_where_the_scene_has_depth(picture):
     assert np.hypot(*np.moveaxis(model.dense() - truth, -1, 0))[inside].mean() < 0.1
 
 
-def test_dense(picture):
+def test_coarse2fine_is_a_method(picture):
     truth = rig_flow() + bump()
-    model = fit_flow(*pair(picture, truth), FlowConfig(method="dense"))
-    assert model.method == "dense"
+    target, moving = pair(picture, truth)
+    model = fit_flow(target, 0.8 * moving, FlowConfig(method="coarse2fine"))
+    assert model.method == "coarse2fine"
     assert error(model.dense(), truth) < 0.06
+    assert np.array_equal(model.dense(), estimate_flow(target, 0.8 * moving, method="coarse2fine"))
+
+
+def test_parallax_at_a_hard_edge(picture):
+    """Foreground and background 0.8 px apart with a step between them, in colour and noise."""
+    distance = np.hypot((COLUMNS - 200) / 110, (ROWS - 160) / 90)
+    truth = rig_flow() + np.where(distance[..., None] < 1, (0.64, -0.48), 0.0)
+    rng = np.random.default_rng(2)
+    frames = []
+    for frame, turned in zip(pair(picture, truth), pair(lambda x, y: picture(y + 40, x + 90), truth), strict=True):
+        colours = np.dstack([frame, turned, (frame + turned) / 2])
+        frames.append(np.float32(np.rint(255 * (colours + rng.normal(0, 0.01, colours.shape))) / 255))
+    model = fit_flow(*frames)
+    assert model.method == "hybrid"
+    assert error(model.dense(), truth) < 0.035
+
+
+def test_an_object_that_moved_between_the_static_frames_is_noticed(picture):
+    truth = rig_flow()
+    target, moving = pair(picture, truth, noise=0.005)
+    other = picture(COLUMNS * 0.9 + 60, ROWS * 1.1 - 30)
+    target, moving = target.copy(), moving.copy()
+    target[60:150, 40:150] = other[60:150, 40:150]
+    moving[100:190, 180:290] = other[60:150, 40:150]
+    model = fit_flow(target, moving)
+    assert model.method == "parametric"
+    assert "something moved" in model.note
+    away = np.ones(SHAPE, bool)
+    away[30:220, 10:320] = False
+    away[:12] = away[-12:] = away[:, :12] = away[:, -12:] = False
+    assert np.hypot(*np.moveaxis(model.dense() - truth, -1, 0))[away].mean() < 0.02
+
+
+@pytest.mark.parametrize("shift", [(15.5, 3.0), (-14.5, 12.25)])
+@pytest.mark.parametrize("method", ["auto", "parametric"])
+def test_large_shifts_within_the_limit(picture, shift, method):
+    truth = rig_flow() + shift
+    result = estimate_flow(*pair(picture, truth, noise=0.01), method=method)
+    assert error(result, truth) < 0.01
+
+
+def test_noise_is_no_texture():
+    rng = np.random.default_rng(0)
+    frames = [(0.5 + rng.normal(0, 0.02, SHAPE)).astype(np.float32) for _ in range(2)]
+    for method in ("auto", "parametric", "coarse2fine"):
+        with pytest.raises(ProcessError, match=r"cannot be aligned|px apart|too little texture"):
+            estimate_flow(*frames, method=method)
+
+
+def test_two_different_scenes(picture):
+    target = picture(COLUMNS, ROWS).astype(np.float32)
+    other = picture(ROWS * 1.3 + 500, COLUMNS * 0.8 - 300).astype(np.float32)
+    with pytest.raises(ProcessError, match=r"different scenes|px apart"):
+        estimate_flow(target, other)
+
+
+def fake_pyflow(**names) -> types.ModuleType:
+    module = types.ModuleType("pyflow")
+    vars(module).update(names)
+    return module
+
+
+def test_pyflow_is_told_apart_from_its_namesake(picture, monkeypatch):
+    target, moving = pair(picture, rig_flow())
+    monkeypatch.setitem(sys.modules, "pyflow", None)
+    with pytest.raises(ProcessError, match="needs the module pyflow") as missing:
+        estimate_flow(target, moving, method="pyflow")
+    monkeypatch.setitem(sys.modules, "pyflow", fake_pyflow(main=print))
+    with pytest.raises(ProcessError, match="no coarse2fine_flow") as namesake:
+        estimate_flow(target, moving, method="pyflow")
+    for caught in (missing, namesake):
+        assert "github.com/pathak22/pyflow" in caught.value.advice
+
+
+def test_pyflow_is_called_as_its_demo_does(picture, monkeypatch):
+    target, moving = (np.dstack([frame] * 3) for frame in pair(picture, rig_flow()))
+    seen = []
+
+    def flow(first, second, *parameters):
+        seen.append((first, second, parameters))
+        u, v = np.moveaxis(rig_flow(), -1, 0)
+        return u, v, second
+
+    monkeypatch.setitem(sys.modules, "pyflow", fake_pyflow(coarse2fine_flow=flow))
+    result = estimate_flow(target, 0.5 * moving, method="pyflow")
+    assert np.abs(result - rig_flow()).max() < 1e-6
+    ((first, second, parameters),) = seen
+    assert first.dtype == second.dtype == np.float64
+    assert first.flags.c_contiguous and second.flags.c_contiguous
+    assert second.mean() == pytest.approx(first.mean(), rel=1e-3)  # brightness is matched before
+    assert parameters == (0.012, 0.75, 20, 7, 1, 30, 0)
+    estimate_flow(target[..., 0], moving[..., 0], method="pyflow")
+    assert seen[1][0].shape == (*SHAPE, 1)
+    assert seen[1][2][-1] == 1
 
 
 def test_excluded_pixels_do_not_count(picture):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from relo.capture import open_session, read_raw, write_dng
+from relo.masks.lbfmg import BackgroundModel
 from relo.shards import ProcessConfig, ShardWriter, open_dataset, process_session, scene
 from relo.shards.reader import close_files
 
@@ -49,44 +51,75 @@ def test_an_unexpected_error_costs_its_scene_alone(
     assert (again.done, again.skipped, again.failed) == (3, 3, 0)
 
 
-def test_a_mask_sees_every_frame_but_its_own_blurred_one(session: Path, monkeypatch: pytest.MonkeyPatch):
-    seen: list[tuple[np.ndarray, list[np.ndarray]]] = []
+class WatchedModel(BackgroundModel):
+    """Keeps what it is shown."""
 
-    def watch(blur, background, **_):
-        seen.append((blur, list(background)))
-        return np.zeros(blur.shape[:2], np.uint8)
+    made: ClassVar[list[WatchedModel]] = []
 
-    monkeypatch.setattr(scene, "blur_mask", watch)
+    def __init__(self, config):
+        super().__init__(config)
+        self.learnt: list[np.ndarray] = []
+        self.targets: list[np.ndarray] = []
+        self.made.append(self)
+
+    def learn(self, frame):
+        self.learnt.append(frame)
+        super().learn(frame)
+
+    def foreground(self, target):
+        self.targets.append(target)
+        return super().foreground(target)
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> list[WatchedModel]:
+    monkeypatch.setattr(scene, "BackgroundModel", WatchedModel)
+    monkeypatch.setattr(WatchedModel, "made", [])
+    return WatchedModel.made
+
+
+def test_a_mask_sees_every_frame_but_its_own_blurred_one(session: Path, models: list[WatchedModel]):
+    shutil.rmtree(session / "scenes" / "scene_01")
     process_session(session, config=ProcessConfig())
     shard = open_dataset(session.with_name("s-shards")).shards[0]
     blur, sharp = (shard.file[name][()] for name in ("blur", "sharp"))
-    for index, (target, background) in enumerate(seen[:3]):
+    assert len(models) == 3
+    for index, model in enumerate(models):
+        (target,) = model.targets
         assert (target == blur[index]).all()
-        assert len(background) == 2 + 3 + 2  # the static pair, every sharp frame, the other blurred ones
-        assert not any((frame == blur[index]).all() for frame in background)
-        assert any((frame == sharp[index]).all() for frame in background)
+        assert len(model.learnt) == 2 + 3 + 2  # the static pair, every sharp frame, the other blurred ones
+        assert not any((frame == blur[index]).all() for frame in model.learnt)
+        assert any((frame == sharp[index]).all() for frame in model.learnt)
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"own_sharp": False}, 2 + 2 + 2),
-        ({"static": False}, 3 + 2),
-        ({"most_frames": 3}, 2 + 3),
-        ({"most_frames": 1}, 3),
+        ({"own_sharp": False}, [2 + 2 + 2] * 3),
+        ({"static": False}, [3 + 2] * 3),
+        ({"most_frames": 3}, [2 + 3] * 3),
+        ({"most_frames": 1}, [3] * 3),
+        ({"passes": 2}, [14] * 3),
     ],
 )
-def test_background_settings(session: Path, monkeypatch: pytest.MonkeyPatch, options: dict, expected: int):
-    counts: list[int] = []
-
-    def watch(blur, background, **_):
-        counts.append(len(list(background)))
-        return np.zeros(blur.shape[:2], np.uint8)
-
-    monkeypatch.setattr(scene, "blur_mask", watch)
+def test_background_settings(session: Path, models: list[WatchedModel], options: dict, expected: list[int]):
     shutil.rmtree(session / "scenes" / "scene_01")
     process_session(session, config=ProcessConfig(masks=options, short={"enabled": False}))
-    assert counts == [expected] * 3
+    assert [len(model.learnt) for model in models] == expected
+    assert sum(len(model.targets) for model in models) == 3
+
+
+def test_larger_scenes_share_a_few_models(
+    session: Path, models: list[WatchedModel], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(scene, "_FEW_PAIRS", 2)
+    shutil.rmtree(session / "scenes" / "scene_01")
+    process_session(session, config=ProcessConfig(short={"enabled": False}))
+    assert [len(model.learnt) for model in models] == [2 + 3 + 1, 2 + 3 + 2]
+    assert [len(model.targets) for model in models] == [2, 1]
+    for model in models:
+        for target in model.targets:
+            assert not any((frame == target).all() for frame in model.learnt)
 
 
 def test_doubtful_pairs_are_flagged(session: Path):
