@@ -89,11 +89,11 @@ class RawFrame:
         """
         black = np.array(self.black, np.float32).reshape(2, 2)
         scale = np.float32(1.0 / (self.white - max(self.black)))
-        height, width = self.shape
+        # Whole rows: several times as fast as every other site at a time.
+        levels = np.tile(black, self.shape[1] // 2 + 1)[:, : self.shape[1]]
         result = self.mosaic.astype(np.float32)
         for row in range(2):
-            for column in range(2):
-                result[row:height:2, column:width:2] -= black[row, column]
+            result[row::2] -= levels[row]
         result *= scale
         return result
 

@@ -62,6 +62,8 @@ class SceneCalibration:
     previews : mapping of name -> (h, w, 3) uint8 array
         The static pair for people to look at, at most 640 px wide: "before", "after" (camera B, only
         developed and corrected) and "sharp" (camera S, corrected).
+    static : tuple of (H, W, 3) float32 arrays
+        The static pair, corrected and aligned: of camera B and camera S, the mean of several.
     """
 
     casts: Mapping[str, ColourCast]
@@ -77,6 +79,7 @@ class SceneCalibration:
     psnr_after: float = float("nan")
     notes: tuple[str, ...] = ()
     previews: Mapping[str, np.ndarray] = field(default_factory=dict)
+    static: tuple[np.ndarray, ...] = ()
 
 
 def calibrate_scene(
@@ -169,6 +172,7 @@ def calibrate_scene(
             name: _preview(image)
             for name, image in (("before", plain[0]), ("after", aligned), ("sharp", image_sharp))
         },
+        static=(aligned, image_sharp),
     )
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import cv2
 import numba
 import numpy as np
+from numpy.polynomial import chebyshev
 
 from relo.kernels import kernel
 
 # Weights of R, G, B in the luma of encoded light (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_NODES = 1 << 11
+# Where the sRGB curve leaves its straight part, in fourth roots of the light.
+_SMALLEST_ROOT = 0.0031308**0.25
 
 
 def develop(rgb: np.ndarray, wb: Any, colour_matrix: Any) -> np.ndarray:
@@ -57,44 +58,54 @@ def _develop(rgb: np.ndarray, wb: Any, colour_matrix: Any, *, encode: bool) -> n
     return out
 
 
-@lru_cache
 def _curve() -> np.ndarray:
-    """Codes of the sRGB curve at the squares of the nodes of [0, 1], and one node more.
+    """Coefficients of the sRGB curve above its straight part, a polynomial in the fourth root of the light.
 
-    Over the root of the light the curve is almost straight: linear between the nodes to 3e-7.
+    Over the root, mapped to [-1, 1], the curve is so smooth that eight powers follow it to 1e-7: a third of the
+    time of a table.
     """
-    table = srgb_encode((np.arange(_NODES + 2, dtype=np.float64) / _NODES) ** 2)
-    table.setflags(write=False)
-    return table
+    half = 0.5 * (1 - _SMALLEST_ROOT)
+    nodes = np.cos(np.pi * (np.arange(200) + 0.5) / 200)
+    light = (_SMALLEST_ROOT + half * (nodes + 1)) ** 4
+    code = 1.055 * light ** (1 / 2.4) - 0.055
+    return np.asarray(chebyshev.cheb2poly(chebyshev.chebfit(nodes, code, 8)), np.float32)
 
 
-@kernel(parallel=True)
+# "contract" lets products and sums fuse.
+@kernel(parallel=True, fastmath={"contract"})
 def _develop_rows(
     rgb: np.ndarray, gains: np.ndarray, matrix: np.ndarray, curve: np.ndarray, encode: bool, out: np.ndarray
 ) -> None:
     """Clip, matrix, clip and, if asked, encode each pixel in one pass over memory; NaN becomes 0."""
-    zero, one, nodes = np.float32(0), np.float32(1), np.float32(_NODES)
+    zero, one = np.float32(0), np.float32(1)
+    slope = np.float32(2 / (1 - _SMALLEST_ROOT))
     # Numbers of their own: read from the arrays they would be read for every pixel, `out` might be the same.
     gain_r, gain_g, gain_b = gains[0], gains[1], gains[2]
     rr, rg, rb, gr, gg, gb, br, bg, bb = (
         matrix[0], matrix[1], matrix[2], matrix[3], matrix[4], matrix[5], matrix[6], matrix[7], matrix[8],
     )  # fmt: skip
+    c0, c1, c2, c3, c4, c5, c6, c7, c8 = (
+        curve[0], curve[1], curve[2], curve[3], curve[4], curve[5], curve[6], curve[7], curve[8],
+    )  # fmt: skip
     for y in numba.prange(rgb.shape[0]):
         line, to = rgb[y], out[y]
         for x in range(0, rgb.shape[1], 3):
-            r = min(max(line[x] * gain_r, zero), one)
-            g = min(max(line[x + 1] * gain_g, zero), one)
-            b = min(max(line[x + 2] * gain_b, zero), one)
+            r = line[x] * gain_r
+            r = min(r, one) if r > zero else zero
+            g = line[x + 1] * gain_g
+            g = min(g, one) if g > zero else zero
+            b = line[x + 2] * gain_b
+            b = min(b, one) if b > zero else zero
             to[x] = min(max(rr * r + rg * g + rb * b, zero), one)
             to[x + 1] = min(max(gr * r + gg * g + gb * b, zero), one)
             to[x + 2] = min(max(br * r + bg * g + bb * b, zero), one)
         if encode:
             for x in range(rgb.shape[1]):
                 value = to[x]
-                position = np.sqrt(value) * nodes
-                node = np.int32(position)
-                curved = curve[node] + (position - np.float32(node)) * (curve[node + 1] - curve[node])
-                to[x] = np.float32(12.92) * value if value <= np.float32(0.0031308) else curved
+                t = (np.sqrt(np.sqrt(value)) - one) * slope + one
+                code = c4 + t * (c5 + t * (c6 + t * (c7 + t * c8)))
+                code = c0 + t * (c1 + t * (c2 + t * (c3 + t * code)))
+                to[x] = np.float32(12.92) * value if value <= np.float32(0.0031308) else min(code, one)
 
 
 def srgb_encode(linear: np.ndarray) -> np.ndarray:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from pydantic import Field, model_validator
+from scipy.special import ndtri
 
 from relo.config import Config
+from relo.kernels import kernel
 
 _ROWS = 64
 
@@ -67,16 +70,43 @@ def short_exposure(
     The ExpRDiff paper, section 4.1 (HSV variant).
     """
     sharp = np.asarray(sharp)
-    top = np.iinfo(sharp.dtype).max if np.issubdtype(sharp.dtype, np.integer) else 1
+    integer = np.issubdtype(sharp.dtype, np.integer)
+    top = np.iinfo(sharp.dtype).max if integer else 1
+    amounts = gaussian_quantiles() * np.float32(noise * top)
     out = np.empty(sharp.shape, sharp.dtype)
     # A few rows at a time stay in the cache; the random numbers come in the same order.
     for first in range(0, sharp.shape[0], _ROWS):
         rows = np.s_[first : first + _ROWS]
-        result = sharp[rows].astype(np.float32) * np.float32(scale)
-        if noise:
-            result += rng.standard_normal(result.shape, dtype=np.float32) * np.float32(noise * top)
-        np.clip(result, 0, top, out=result)
-        if top != 1:
-            np.rint(result, out=result)
-        out[rows] = result
+        values = np.ascontiguousarray(sharp[rows]).reshape(-1)
+        random = rng.integers(0, 1 << 16, values.size, np.uint16)
+        _scale_and_add(values, np.float32(scale), amounts, random, np.float32(top), integer, out[rows].reshape(-1))
     return out
+
+
+@lru_cache
+def gaussian_quantiles() -> np.ndarray:
+    """Standard normal numbers, one for each uint16 random number: (65536,) float32, at most 4.3.
+
+    Looked up they cost a quarter of what numpy's generator takes.
+    """
+    quantiles = ndtri((np.arange(1 << 16) + 0.5) / (1 << 16))
+    quantiles = (quantiles / quantiles.std()).astype(np.float32)
+    quantiles.setflags(write=False)
+    return quantiles
+
+
+@kernel()
+def _scale_and_add(
+    values: np.ndarray,
+    scale: np.float32,
+    amounts: np.ndarray,
+    random: np.ndarray,
+    top: np.float32,
+    whole: bool,
+    out: np.ndarray,
+) -> None:
+    """Scale `values`, add amounts[random], clip to [0, top], round to whole numbers if asked."""
+    for index in range(values.size):
+        value = np.float32(values[index]) * scale + amounts[random[index]]
+        value = min(max(value, np.float32(0)), top)
+        out[index] = np.rint(value) if whole else value

@@ -10,6 +10,7 @@ from relo.kernels import compilations
 from relo.postprocess import demosaic, isp
 from relo.postprocess.flow import parametric
 from relo.postprocess.resample import WarpMethod, warp
+from relo.postprocess.short import short_exposure
 
 
 def compile_kernels(
@@ -33,7 +34,7 @@ def compile_kernels(
     if announce and compilations(isp._develop_rows) > before:
         announce()
     for bits in (8, 16):
-        isp.quantise(image, bits)
+        short_exposure(isp.quantise(image, bits), np.random.default_rng(0))
     demosaic.demosaic_menon(image[..., 0], "RGGB")
     for method in ("cmtf", warp_method):
         warp(image, np.zeros((32, 32, 2), np.float32), method=method, clamp=clamp)

@@ -50,6 +50,10 @@ def thumbnail(image: np.ndarray, width: int, height: int) -> np.ndarray:
     rows, columns = fit((image.shape[0], image.shape[1]), width, height)
     if (rows, columns) == image.shape[:2]:
         return image
+    # Halving is many times as fast as the fractional step, which then has little left to do.
+    while rows * 3 <= image.shape[0] and columns * 3 <= image.shape[1]:
+        even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
+        image = np.asarray(cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
     return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA))
 
 

@@ -253,10 +253,10 @@ def _calibrate(task: SceneTask, result: SceneResult) -> tuple[SceneCalibration, 
     )
     frames = []
     if config.masks.static:
-        for blur, sharp in static:
-            processed = process_pair(blur, sharp, calibration, config)
-            frames += [isp.quantise(image, config.shards.bits) for image in (processed.sharp, processed.blur)]
-    return calibration, frames
+        for image in calibration.static:
+            scaled = isp.halve(image) if config.develop.output_scale == 0.5 else image
+            frames.append(isp.quantise(scaled, config.shards.bits))
+    return replace(calibration, static=()), frames
 
 
 def _write(
