@@ -180,68 +180,82 @@ def _join(red: np.ndarray, green: np.ndarray, blue: np.ndarray, tile: np.ndarray
 def _choose_green(
     values: np.ndarray, coloured: np.ndarray, top: int, left: int, height: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Green interpolated along both directions, the direction with the smoother colour difference chosen."""
+    """Green interpolated along both directions, the direction with the smoother colour difference chosen.
+
+    Every other site of a row is red or blue. Compact rows hold only those: place k is site 2 k + shift, where
+    the shift changes from row to row. What is chosen stands at both sites of a place.
+    """
     rows, columns = values.shape
-    inner = columns - 4
-    green = values.copy()
-    vertical = values.copy()
-    difference_h, difference_v = np.zeros((rows, columns)), np.zeros((rows, columns))
+    places = (columns + 1) // 2
+    # [parity of the column, row, place]
+    split = np.zeros((2, rows, places), np.float32)
+    for i in range(rows):
+        for parity in range(2):
+            line, to = values[i, parity:], split[parity, i]
+            for k in range((columns - parity + 1) // 2):
+                to[k] = line[2 * k]
+    green_h, green_v = np.zeros((rows, places), np.float32), np.zeros((rows, places), np.float32)
+    difference_h, difference_v = np.zeros((rows, places)), np.zeros((rows, places))
     for i in range(2, rows - 2):
-        c = values[i, 2 : inner + 2]
-        w2, w1, e1, e2 = values[i, :inner], values[i, 1 : inner + 1], values[i, 3 : inner + 3], values[i, 4:]
-        n2, n1 = values[i - 2, 2 : inner + 2], values[i - 1, 2 : inner + 2]
-        s1, s2 = values[i + 1, 2 : inner + 2], values[i + 2, 2 : inner + 2]
-        site = coloured[i % 2, 2 : inner + 2]
-        to_h, to_v = green[i, 2 : inner + 2], vertical[i, 2 : inner + 2]
-        dh, dv = difference_h[i, 2 : inner + 2], difference_v[i, 2 : inner + 2]
-        for j in range(inner):
+        shift = 0 if coloured[i % 2, 0] else 1
+        own, other = split[shift], split[1 - shift, i, shift:]
+        w2, c, e2, w1, e1 = own[i], own[i, 1:], own[i, 2:], other, other[1:]
+        n2, n1, s1, s2 = own[i - 2, 1:], own[i - 1, 1:], own[i + 1, 1:], own[i + 2, 1:]
+        to_h, to_v, dh, dv = green_h[i, 1:], green_v[i, 1:], difference_h[i, 1:], difference_v[i, 1:]
+        for k in range(places - 2):
             # float64: the decision must not hang on rounding.
-            x = np.float64(c[j])
-            h = 0.5 * (np.float64(w1[j]) + np.float64(e1[j]) + x) - 0.25 * (np.float64(w2[j]) + np.float64(e2[j]))
-            v = 0.5 * (np.float64(n1[j]) + np.float64(s1[j]) + x) - 0.25 * (np.float64(n2[j]) + np.float64(s2[j]))
-            if site[j]:
-                to_h[j], to_v[j] = h, v
-                dh[j], dv[j] = x - h, x - v
+            x = np.float64(c[k])
+            h = 0.5 * (np.float64(w1[k]) + np.float64(e1[k]) + x) - 0.25 * (np.float64(w2[k]) + np.float64(e2[k]))
+            v = 0.5 * (np.float64(n1[k]) + np.float64(s1[k]) + x) - 0.25 * (np.float64(n2[k]) + np.float64(s2[k]))
+            to_h[k], to_v[k] = h, v
+            dh[k], dv[k] = x - h, x - v
     # Absolute differences to the next site of the same colour, 0 outside the frame; in place, since each
     # site is read for the last time when it is overwritten. By way of a row of their own: loops that read and
     # write one array do not become vector instructions.
-    fresh = np.empty(columns)
-    first, last = max(_HALO - left, 0), min(width - left + _HALO, columns - 2)
+    fresh = np.zeros(places)
     for i in range(rows - 2):
-        inside = 0 <= top - _HALO + i < height
-        dh, dh2, dv, dv2 = difference_h[i], difference_h[i, 2:], difference_v[i], difference_v[i + 2]
-        if not inside:
+        shift = 0 if coloured[i % 2, 0] else 1
+        first = max(_HALO - left - shift + 1, 0) // 2
+        last = max(min(width - left + _HALO, columns - 2) - shift + 1, 0) // 2
+        dh, dh2, dv, dv2 = difference_h[i], difference_h[i, 1:], difference_v[i], difference_v[i + 2]
+        if not 0 <= top - _HALO + i < height:
             dh[:] = 0.0
             dv[:] = 0.0
             continue
-        for j in range(columns - 2):
-            fresh[j] = abs(dh[j] - dh2[j])
-        dh[: columns - 2] = fresh[: columns - 2]
-        for j in range(columns):
-            fresh[j] = abs(dv[j] - dv2[j])
+        for k in range(places - 1):
+            fresh[k] = abs(dh[k] - dh2[k])
+        dh[:] = fresh
+        for k in range(places):
+            fresh[k] = abs(dv[k] - dv2[k])
         dv[:] = fresh
         dh[:first] = dv[:first] = 0.0
         dh[last:] = dv[last:] = 0.0
-    horizontal = np.zeros((rows, columns), np.bool_)
+    green, horizontal = values.copy(), np.zeros((rows, columns), np.bool_)
+    edge = (_HALO - _REACH) // 2
+    inner = (columns - _HALO + _REACH) // 2 - edge
+    chosen, choice = np.empty(inner, np.float32), np.empty(inner, np.bool_)
     for i in range(_HALO - _REACH, rows - _HALO + _REACH):
         if not 0 <= top - _HALO + i < height:
             continue
-        h0, h1, h2, h3, h4 = (
-            difference_h[i - 2],
-            difference_h[i - 1],
-            difference_h[i],
-            difference_h[i + 1],
-            difference_h[i + 2],
-        )
-        v0, v1, v2 = difference_v[i - 2], difference_v[i - 1], difference_v[i]
-        choice, to, other = horizontal[i], green[i], vertical[i]
-        for j in range(_HALO - _REACH, columns - _HALO + _REACH):
-            along = (h0[j] + h0[j - 2]) + (h1[j - 1] + h3[j - 1]) + 3 * (h2[j] + h2[j - 2]) + (h4[j] + h4[j - 2])
-            across = (
-                (v2[j - 2] + v0[j - 2]) + (v1[j - 1] + v1[j + 1]) + 3 * (v2[j] + v0[j]) + (v2[j + 2] + v0[j + 2])
-            )
-            choice[j] = across >= along
-            to[j] = to[j] if across >= along else other[j]
+        shift = 0 if coloured[i % 2, 0] else 1
+        beside = edge - 1 + shift
+        h0, h0w, h1 = difference_h[i - 2, edge:], difference_h[i - 2, edge - 1 :], difference_h[i - 1, beside:]
+        h2, h2w, h3 = difference_h[i, edge:], difference_h[i, edge - 1 :], difference_h[i + 1, beside:]
+        h4, h4w = difference_h[i + 2, edge:], difference_h[i + 2, edge - 1 :]
+        v0, v0w, v0e = difference_v[i - 2, edge:], difference_v[i - 2, edge - 1 :], difference_v[i - 2, edge + 1 :]
+        v2, v2w, v2e = difference_v[i, edge:], difference_v[i, edge - 1 :], difference_v[i, edge + 1 :]
+        v1w, v1e = difference_v[i - 1, beside:], difference_v[i - 1, beside + 1 :]
+        g_h, g_v = green_h[i, edge:], green_v[i, edge:]
+        for k in range(inner):
+            along = (h0[k] + h0w[k]) + (h1[k] + h3[k]) + 3 * (h2[k] + h2w[k]) + (h4[k] + h4w[k])
+            across = (v2w[k] + v0w[k]) + (v1w[k] + v1e[k]) + 3 * (v2[k] + v0[k]) + (v2e[k] + v0e[k])
+            choice[k] = across >= along
+            chosen[k] = g_h[k] if across >= along else g_v[k]
+        to, to_choice, rest = green[i, 2 * edge :], horizontal[i, 2 * edge :], split[1 - shift, i, edge:]
+        even, odd = (chosen, rest) if shift == 0 else (rest, chosen)
+        for k in range(inner):
+            to[2 * k], to[2 * k + 1] = even[k], odd[k]
+            to_choice[2 * k], to_choice[2 * k + 1] = choice[k], choice[k]
     return green, horizontal
 
 

@@ -104,16 +104,18 @@ def process_pair(
     else:
         image_blur = resample(isp.develop(rgb_blur, BALANCED, matrix), flow, config.warp)
     image_sharp = isp.develop(rgb_sharp, BALANCED, matrix)
-    clipped = {"blur": float(blur.saturated(SATURATED).mean()), "sharp": float(sharp.saturated(SATURATED).mean())}
-    if max(clipped.values()) > _CLIPPED_TOLERANCE:
+    clipped_blur, clipped_sharp = (
+        np.count_nonzero(frame.saturated(SATURATED)) / frame.mosaic.size for frame in (blur, sharp)
+    )
+    if max(clipped_blur, clipped_sharp) > _CLIPPED_TOLERANCE:
         flags.append("clipped")
     numbers = {
         "gain_r": gain.red,
         "gain_g": gain.green,
         "gain_b": gain.blue,
         "gain_deviation": deviation,
-        "clipped_blur": clipped["blur"],
-        "clipped_sharp": clipped["sharp"],
+        "clipped_blur": clipped_blur,
+        "clipped_sharp": clipped_sharp,
         "noise_blur": quality.noise_level(isp.grey(image_blur)),
         "noise_sharp": quality.noise_level(isp.grey(image_sharp)),
         "residual_before": calibration.misalignment_before,

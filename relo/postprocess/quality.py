@@ -116,11 +116,11 @@ def noise_level(image: np.ndarray, *, block: int = 16) -> float:
     The second difference along x removes ramps; the tenth percentile over blocks removes texture, so what
     is left is noise where the image has flat parts, and an upper bound where it has none.
     """
-    # A dozen rows of blocks tell it.
+    # Eight rows of blocks tell it.
     rows, columns = image.shape[0] // block, (image.shape[1] - 2) // block
     if rows == 0 or columns == 0:
         return float("nan")
-    step = max(1, rows // 12)
+    step = max(1, rows // 8)
     lines = image[: rows * block].reshape(rows, block, -1)[::step]
     second = np.abs(lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2])[..., : columns * block]
     blocks = second.reshape(len(lines), block, columns, block)

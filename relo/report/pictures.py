@@ -182,7 +182,7 @@ def data_uri(image: np.ndarray, limit: int = 45_000) -> str:
 
 
 def _encode(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
-    good, data = cv2.imencode(suffix, np.ascontiguousarray(image[..., ::-1]), options)
+    good, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     if not good:
         raise ReloError(f"OpenCV cannot encode an image of {image.shape} as {suffix}")
     return bytes(data.tobytes())
