@@ -125,6 +125,23 @@ def reuse_freed_memory() -> None:
         library.mallopt(trim_threshold, 2**31 - 1)
 
 
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV to one thread meanwhile.
+
+    On single frames its threads wait for each other longer than they work: a fifteenth more CPU seconds for the
+    same time on the clock (`benchmarks/pipeline_speed.py`, with OPENCV_FOR_THREADS_NUM).
+    """
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
 def limit_threads(threads: int) -> None:
     """Keep the numerical libraries of this process to `threads`, so that workers do not fight for cores."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):

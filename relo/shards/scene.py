@@ -20,6 +20,7 @@ from relo.capture.session import Pair, Problem, Scene, Session
 from relo.config import config_sha256
 from relo.errors import CaptureError, ProcessError, ReloError, ShardError
 from relo.masks.lbfmg import BackgroundModel, clean_up
+from relo.parallel import one_opencv_thread
 from relo.postprocess import isp, quality
 from relo.postprocess.calibration import FramePair, SceneCalibration, calibrate_scene
 from relo.postprocess.colour import ColourCast
@@ -94,7 +95,7 @@ def process_scene(task: SceneTask, step: Step | None = None) -> SceneResult:
     """
     try:
         # BLAS sums in another order with another number of threads; shards must not depend on that.
-        with threadpool_limits(limits=1, user_api="blas"):
+        with threadpool_limits(limits=1, user_api="blas"), one_opencv_thread():
             return _process(task, step or (lambda what: None))
     except OSError:
         raise  # disk full, folder gone: no other scene would fare better

@@ -105,3 +105,13 @@ def test_grey_is_the_luma_of_bt601():
     image = np.eye(3, dtype=np.float32)[None]
     assert isp.grey(image).ravel() == pytest.approx([0.299, 0.587, 0.114])
     assert isp.grey(np.ones((2, 2, 3))) == pytest.approx(np.ones((2, 2)))
+
+
+def test_nan_becomes_black():
+    rgb = np.full((4, 5, 3), 0.5, np.float32)
+    rgb[1, 2, 0] = rgb[3, 4] = np.nan
+    for image in (isp.develop(rgb, (1, 1, 1), np.eye(3)), isp.to_linear_srgb(rgb, (1, 1, 1), np.eye(3))):
+        assert np.isfinite(image).all()
+        assert image[1, 2, 0] == 0
+        assert image[1, 2, 1] > 0
+        assert not image[3, 4].any()

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from scipy import stats
 from skimage import color
 
-from relo.postprocess.short import ShortExposureConfig, draw_parameters, short_exposure
+from relo.postprocess.short import ShortExposureConfig, draw_parameters, gaussian_quantiles, short_exposure
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -66,3 +67,9 @@ def test_drawn_parameters_fill_their_ranges():
 def test_ranges_rise_within_the_unit_interval(values):
     with pytest.raises(ValidationError, match=next(iter(values))):
         ShortExposureConfig(**values)
+
+
+def test_the_table_of_normal_numbers_is_normal():
+    numbers = gaussian_quantiles()
+    assert numbers.std() == pytest.approx(1, abs=1e-5)
+    assert stats.kstest(numbers, "norm").statistic < 1e-4

@@ -27,7 +27,7 @@ _COARSEST = 48
 # So near the border the interpolation makes pixels up [px].
 _MARGIN = 6
 # Steps end when no pixel moves by more than about this [px]; what linear interpolation leaves is larger.
-_COARSE_PX, _FINE_PX = 0.01, 2e-4
+_COARSE_PX, _FINE_PX = 0.01, 1e-3
 _FINAL_STEPS = 4
 
 
