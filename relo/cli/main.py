@@ -18,6 +18,8 @@ VERBS = {
     "check": "What is in a session, what is missing, what is inconsistent.",
     "calibrate": "Colour correction from the lightbox frames.",
     "process": "The main job: a session to shards and a report.",
+    "masks": "Blur masks for shards or a folder in the ReLoBlur layout; to edit, and back.",
+    "short": "Synthetic short exposures for shards or a folder in the ReLoBlur layout.",
     "inspect": "Contents and statistics of shards.",
     "report": "The HTML quality report of a dataset.",
     "train": "Train a model on shards.",

@@ -1,14 +1,14 @@
-"""Blur masks by background subtraction."""
+"""Blur masks: what moved while the shutter of camera B was open."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from relo.masks.lbfmg import LbfmgConfig
+    from relo.masks.config import MaskConfig, MaskMethod
 
 __all__ = ["blur_mask"]
 
@@ -19,24 +19,28 @@ def blur_mask(
     *,
     sharp: np.ndarray | None = None,
     valid: np.ndarray | None = None,
-    method: Literal["lbfmg"] = "lbfmg",
-    config: LbfmgConfig | None = None,
+    method: MaskMethod | None = None,
+    config: MaskConfig | None = None,
 ) -> np.ndarray:
     """Mask of what moved in a blurred frame.
+
+    `relo.masks.combined.scene_masks` makes those of a whole scene at a fraction of the cost.
 
     Parameters
     ----------
     target : (H, W, 3) uint8, uint16 or float array
         The blurred frame; RGB, sRGB-encoded.
     background : iterable of such arrays
-        Every other sharp and blurred frame of the scene.
+        Every other sharp and blurred frame of the scene. May be empty where `sharp` is given.
     sharp : such an array, optional
-        The target's own sharp frame; shown to the background model as well, as the paper does.
+        The target's own sharp frame, aligned with it. The background model sees it as well, as the paper does.
     valid : (H, W) array, optional
         0 where not both cameras see: never masked.
-    method : {"lbfmg"}
-        The paper's method.
-    config : LbfmgConfig, optional
+    method : {"fused", "lbfmg", "pair"}, optional
+        Both cues; the paper's background model; the difference of target and sharp frame. By default that of
+        `config`; without `sharp` there is only "lbfmg".
+    config : MaskConfig, optional
+        "lbfmg" looks at the frames as they are, the others at frames of about `config.width` px.
 
     Returns
     -------
@@ -46,13 +50,12 @@ def blur_mask(
     Raises
     ------
     ValueError
-        Sizes or dtypes differ, there is no background frame, or the method is unknown.
+        Sizes or dtypes differ, the method is unknown, or a frame that it needs is missing.
     """
-    from itertools import chain
+    from relo.masks.combined import one_mask
+    from relo.masks.config import MaskConfig
 
-    from relo.masks.lbfmg import clean_up, foreground
-
-    if method != "lbfmg":
-        raise ValueError(f"method must be 'lbfmg', got {method!r}")
-    frames = background if sharp is None else chain(background, [sharp])
-    return clean_up(foreground(target, frames, config), config, valid)
+    config = config or MaskConfig()
+    return one_mask(
+        target, background, sharp, valid, method or (config.method if sharp is not None else "lbfmg"), config
+    )

@@ -8,6 +8,7 @@ gives no parameters; those here were chosen on simulated scenes, see docs/masks.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -27,6 +28,9 @@ class LbfmgConfig(Config):
         False, description="Leave out darker copies of the background; that also loses dark, see-through blur."
     )
     shadow_threshold: float = Field(0.5, gt=0, lt=1, description="Darkest shadow, of the background.")
+    learning_rate: Literal["equal", "automatic"] = Field(
+        "equal", description="Each frame the same weight, or OpenCV's rate, which favours the first."
+    )
     passes: int = Field(1, ge=1, le=10, description="How often the background frames are shown.")
     opening_px: int = Field(3, ge=1, description="Diameter of the opening, removes specks [px].")
     closing_fraction: float = Field(0.02, ge=0, le=0.2, description="Diameter of the closing, of the width.")
@@ -34,11 +38,22 @@ class LbfmgConfig(Config):
     fill_holes: bool = Field(True, description="Fill what a component encloses.")
 
 
+# OpenCV's own settings, and nothing done to the result: `LbfmgConfig(**PLAIN_MOG2)`.
+PLAIN_MOG2: dict[str, Any] = {
+    "learning_rate": "automatic",
+    "detect_shadows": True,
+    "opening_px": 1,
+    "closing_fraction": 0.0,
+    "smallest_fraction": 0.0,
+    "fill_holes": False,
+}
+
+
 class BackgroundModel:
     """A Gaussian mixture per pixel that learns frames and then segments others, which it does not learn.
 
-    Each frame gets the same weight (learning rate 1/k for the k-th): with OpenCV's automatic rate the first
-    frame keeps a quarter of the weight after twenty. Takes 100 bytes a pixel.
+    By default each frame gets the same weight (learning rate 1/k for the k-th): with OpenCV's automatic rate the
+    first frame keeps a quarter of the weight after twenty. Takes 100 bytes a pixel.
 
     Parameters
     ----------
@@ -52,13 +67,15 @@ class BackgroundModel:
         self._model.setVarMin(config.var_min)
         self._model.setVarMax(config.var_max)
         self._model.setShadowThreshold(config.shadow_threshold)
+        self._equal = config.learning_rate == "equal"
         self._seen = 0
         self._kind: tuple[tuple[int, ...], np.dtype] | None = None
 
     def learn(self, frame: np.ndarray) -> None:
         """Show a background frame, (H, W, 3) uint8, uint16 or float in [0, 1]."""
         self._seen += 1
-        self._model.apply(self._checked(frame), learningRate=1.0 / self._seen)
+        rate = 1.0 / self._seen if self._equal else -1.0
+        self._model.apply(self._checked(frame), learningRate=rate)
 
     def foreground(self, target: np.ndarray) -> np.ndarray:
         """(H, W) bool: where the frame `target` is no background; shadows are not foreground.
@@ -139,7 +156,7 @@ def clean_up(raw: np.ndarray, config: LbfmgConfig | None = None, valid: np.ndarr
     if closing > 1:
         # Without the margin what lies near the frame's border would be joined to it.
         padded = cv2.copyMakeBorder(mask, closing, closing, closing, closing, cv2.BORDER_REPLICATE)
-        mask = _close(padded, closing)[closing:-closing, closing:-closing]
+        mask = close_gaps(padded, closing)[closing:-closing, closing:-closing]
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= config.smallest_fraction * mask.size
     keep[0] = False
@@ -166,7 +183,7 @@ def _disk(diameter: int) -> np.ndarray:
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (diameter, diameter))
 
 
-def _close(mask: np.ndarray, diameter: int) -> np.ndarray:
+def close_gaps(mask: np.ndarray, diameter: int) -> np.ndarray:
     """Closing by a disk of an odd diameter [px]; by distances, good to a few percent, at the same cost for any."""
     radius = (diameter | 1) / 2
     far = cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_5) >= radius

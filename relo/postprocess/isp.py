@@ -10,6 +10,9 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from relo.kernels import kernel
+from relo.srgb import srgb_decode, srgb_encode
+
+__all__ = ["develop", "grey", "halve", "quantise", "srgb_decode", "srgb_encode", "to_linear_srgb"]
 
 # Weights of R, G, B in the luma of encoded light (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -106,20 +109,6 @@ def _develop_rows(
                 code = c4 + t * (c5 + t * (c6 + t * (c7 + t * c8)))
                 code = c0 + t * (c1 + t * (c2 + t * (c3 + t * code)))
                 to[x] = np.float32(12.92) * value if value <= np.float32(0.0031308) else min(code, one)
-
-
-def srgb_encode(linear: np.ndarray) -> np.ndarray:
-    """Linear light in [0, 1] to sRGB code values in [0, 1] (IEC 61966-2-1); float32, any shape."""
-    linear = np.asarray(linear, np.float32)
-    curve = np.float32(1.055) * np.power(np.maximum(linear, 0), np.float32(1 / 2.4)) - np.float32(0.055)
-    return np.where(linear <= np.float32(0.0031308), np.float32(12.92) * linear, curve)
-
-
-def srgb_decode(encoded: np.ndarray) -> np.ndarray:
-    """Inverse of `srgb_encode`; float32, any shape."""
-    encoded = np.asarray(encoded, np.float32)
-    curve = np.power((np.maximum(encoded, 0) + np.float32(0.055)) / np.float32(1.055), np.float32(2.4))
-    return np.where(encoded <= np.float32(0.04045), encoded / np.float32(12.92), curve)
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -46,6 +46,11 @@ COLUMNS = (
         100,
         "this pair's own gain against the applied one, largest",
     ),
+    Column(
+        "mask_agreement", "mask agreement", "", 2, 1, "overlap of what the pair and the background tell of motion"
+    ),
+    Column("mask_fragments", "mask parts", "", 0, 1, "connected parts of the mask"),
+    Column("mask_border", "mask at border", "%", 0, 100, "share of the mask whose part touches the border"),
     Column("t_long", "exposure B", "ms", 3, 1000, "exposure of the blurred frame"),
     Column("t_short", "exposure S", "ms", 3, 1000, "exposure of the sharp frame"),
     Column("clipped_blur", "clipped B", "%", 2, 100, "saturated RAW sites of the blurred frame"),
@@ -54,6 +59,12 @@ COLUMNS = (
     Column("noise_sharp", "noise S", "1/255", 2, 255, "standard deviation in flat areas of the sharp frame"),
     Column("short_scale", "short scale", "×", 4, 1, "HSV value factor of the synthetic short exposure"),
     Column("short_noise", "short noise", "1/255", 2, 255, "noise sigma of the synthetic short exposure"),
+    Column("short_ratio", "short ratio", "×", 4, 1, "exposure ratio of the synthetic short exposure"),
+    Column("short_shot", "short shot noise", "10⁻³", 3, 1000, "variance per unit of signal, in linear light"),
+    Column("short_read", "short read noise", "10⁻³", 3, 1000, "standard deviation, of full scale in linear light"),
+    Column("short_gain", "short gain", "×", 3, 1, "digital gain after the noise of the synthetic short exposure"),
+    Column("short_red", "short red", "×", 3, 1, "colour shift of the synthetic short exposure"),
+    Column("short_blue", "short blue", "×", 3, 1, "colour shift of the synthetic short exposure"),
 )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 
 from relo import __version__, atomic
+from relo.masks import quality
 from relo.progress import Progress
 from relo.report import pictures
 from relo.report.collect import (
@@ -37,8 +38,8 @@ from relo.report.histogram import svg_histogram
 from relo.shards import Dataset, Sample, open_dataset, schema
 from relo.shards.reader import read_index
 
-# Mean share of a frame that the masks of the ReLoBlur dataset cover: a yardstick, no target. In per cent.
-PAPER_COVERAGE = 11.75
+# A yardstick, no target. In per cent.
+PAPER_COVERAGE = 100 * quality.PAPER_COVERAGE
 
 MAX_PICTURED_PAIRS = 12
 MAX_PICTURED_SCENES = 12

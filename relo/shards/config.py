@@ -10,23 +10,11 @@ from pydantic import Field, field_validator
 
 from relo.config import Config
 from relo.errors import ConfigError
-from relo.masks.lbfmg import LbfmgConfig
+from relo.masks.config import MaskConfig
 from relo.postprocess.short import ShortExposureConfig
 from relo.postprocess.steps import PostprocessConfig
 
 DEFAULT_SPLIT = "train"
-
-
-class MaskConfig(LbfmgConfig):
-    """Settings of the blur masks."""
-
-    own_sharp: bool = Field(True, description="Show the target's own sharp frame to the model, as published.")
-    static: bool = Field(True, description="Show the static pair to the model too.")
-    width: int = Field(1100, ge=64, description="Frames are reduced to about this width for the masks.")
-    most_frames: int = Field(24, ge=1, description="Frames of the pairs a background model at most, evenly spaced.")
-    models: int = Field(
-        2, ge=2, description="Background models a scene of more than 5 pairs; smaller ones get one a pair."
-    )
 
 
 class ShardConfig(Config):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from threadpoolctl import threadpool_limits
 
@@ -19,13 +17,15 @@ from relo import atomic
 from relo.capture.session import Pair, Problem, Scene, Session
 from relo.config import config_sha256
 from relo.errors import CaptureError, ProcessError, ReloError, ShardError
-from relo.masks.lbfmg import BackgroundModel, clean_up
+from relo.masks.combined import enlarged, mask_factor, reduced
+from relo.masks.quality import MaskQuality, mask_flags
+from relo.masks.scene import scene_masks
 from relo.parallel import one_opencv_thread
 from relo.postprocess import isp, quality
 from relo.postprocess.calibration import FramePair, SceneCalibration, calibrate_scene
 from relo.postprocess.colour import ColourCast
 from relo.postprocess.pipeline import ProcessedPair, process_pair, valid_pixels
-from relo.postprocess.short import draw_parameters, short_exposure
+from relo.postprocess.short import draw_parameters, exposure_ratio, pair_generator, short_exposure
 from relo.shards import schema
 from relo.shards.calibration import store_calibration
 from relo.shards.config import ProcessConfig
@@ -39,11 +39,8 @@ Step = Callable[[str], None]
 # Suspicious pairs are flagged beyond these.
 _MISALIGNED_PX = 0.5
 _BUMPED_PX = 0.1
-# Up to so many pairs each target gets a background model of its own.
-_FEW_PAIRS = 5
-# Of up to so many pairs the frames are kept, small, for the background models.
+# Of up to so many pairs the frames are kept, small, for the masks.
 _KEPT_PAIRS = 32
-_MASK_RANGE = (0.002, 0.5)
 
 
 @dataclass(frozen=True)
@@ -163,8 +160,8 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
             store_calibration(writer.file, calibration)
             writers.append(writer)
         # What the background models will see, small; a scene of many pairs is read back instead.
-        factor = _mask_factor(valid, config)
-        kept: dict[_Stored, dict[str, np.ndarray]] | None = {} if len(scene.pairs) <= _KEPT_PAIRS else None
+        factor = mask_factor(valid.shape[1], config.masks)
+        kept: dict[_Stored, tuple[np.ndarray, np.ndarray]] | None = {} if len(scene.pairs) <= _KEPT_PAIRS else None
         for number, pair in enumerate(scene.pairs):
             try:
                 _check_name(pair)
@@ -177,7 +174,7 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
                 images = _write(writer, task, pair, frames, processed)
                 if kept is not None:
                     stored = _Stored(writer, len(writer) - 1)
-                    kept[stored] = {name: _reduced(image, factor) for name, image in images.items()}
+                    kept[stored] = reduced(images["blur"], factor), reduced(images["sharp"], factor)
             step(f"{scene.name}/{pair.id}")
         _write_masks(writers, static, task, valid, kept)
         for writer in writers:
@@ -273,18 +270,13 @@ def _write(
     short = None
     if config.short.enabled:
         rng = pair_generator(config.seed, task.scene.name, pair.id)
-        parameters = draw_parameters(config.short, rng)
-        short = short_exposure(sharp, rng, scale=parameters.scale, noise=parameters.noise)
-        row |= {"short_scale": parameters.scale, "short_noise": parameters.noise}
+        known = exposure_ratio(frames[0].exposure_s, frames[1].exposure_s)
+        parameters = draw_parameters(config.short, rng, exposure_ratio=known)
+        short = short_exposure(sharp, rng, **parameters.keywords())
+        row |= parameters.columns()
     blur = isp.quantise(processed.blur, config.shards.bits)
     writer.append(pair.id, blur=blur, sharp=sharp, short=short, row=row)
     return {"blur": blur, "sharp": sharp}
-
-
-def pair_generator(seed: int, scene: str, pair_id: str) -> np.random.Generator:
-    """Random numbers of one pair: the same whatever else is processed, in whatever order."""
-    digest = hashlib.sha256(f"{scene}/{pair_id}".encode()).digest()
-    return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
 
 class _Stored(NamedTuple):
@@ -299,64 +291,26 @@ def _write_masks(
     static: list[np.ndarray],
     task: SceneTask,
     valid: np.ndarray,
-    kept: dict[_Stored, dict[str, np.ndarray]] | None,
+    kept: dict[_Stored, tuple[np.ndarray, np.ndarray]] | None,
 ) -> None:
-    """Second pass: masks, from frames that were kept or are read back, and the numbers that need them.
-
-    Published is a model for each target, of every other frame of the scene. That costs the square of the number
-    of pairs; from six pairs on they are dealt to a few groups, and a group's model learns every frame but the
-    blurred ones of that group. See docs/decisions/0009-background-models.md.
-    """
-    config = task.config.masks
+    """Second pass: masks, from frames that were kept or are read back, and the numbers that need them."""
     pairs = [_Stored(writer, index) for writer in writers for index in range(len(writer))]
-    groups = config.models if len(pairs) > _FEW_PAIRS else len(pairs)
-    factor = _mask_factor(valid, task.config)
-    small_valid = _reduced(valid, factor) == 255
-    static = [_reduced(frame, factor) for frame in static]
-    for group in range(groups):
-        targets = pairs[group::groups]
-        left_out = set(targets)
-        background = [
-            (pair, name)
-            for pair in pairs
-            for name in ("sharp", "blur")
-            if pair not in left_out or (name == "sharp" and config.own_sharp)
-        ]
-        model = BackgroundModel(config)
-        for _ in range(config.passes):
-            for frame in static:
-                model.learn(frame)
-            for pair, name in _spread(background, config.most_frames):
-                small = kept[pair][name] if kept else _reduced(pair.writer.read(name, pair.number), factor)
-                model.learn(small)
-        for pair in targets:
-            blur, sharp = (pair.writer.read(name, pair.number) for name in ("blur", "sharp"))
-            mask = clean_up(model.foreground(_reduced(blur, factor)), config, small_valid)
-            if factor > 1:
-                enlarged = cv2.resize(mask, valid.shape[::-1], interpolation=cv2.INTER_LINEAR)
-                mask = np.where((enlarged > 127) & (valid > 0), np.uint8(255), np.uint8(0))
-            pair.writer.set_mask(pair.number, mask)
-            _update_numbers(*pair, blur, sharp, mask, valid, task.config.develop.output_scale)
+    factor = mask_factor(valid.shape[1], task.config.masks)
 
+    def small(pair: _Stored) -> tuple[np.ndarray, np.ndarray]:
+        if kept is not None:
+            return kept[pair]
+        blur, sharp = (reduced(pair.writer.read(name, pair.number), factor) for name in ("blur", "sharp"))
+        return blur, sharp
 
-def _mask_factor(valid: np.ndarray, config: ProcessConfig) -> int:
-    """By how much frames are reduced for the masks."""
-    return max(1, round(valid.shape[1] / config.masks.width))
-
-
-def _reduced(image: np.ndarray, factor: int) -> np.ndarray:
-    """An image a whole factor smaller, by area means."""
-    if factor == 1:
-        return image
-    size = max(1, round(image.shape[1] / factor)), max(1, round(image.shape[0] / factor))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-
-
-def _spread(frames: list[tuple[_Stored, str]], most: int) -> list[tuple[_Stored, str]]:
-    """At most `most` frames, evenly spaced over the scene: a mask's cost must not grow with the scene."""
-    if len(frames) <= most:
-        return frames
-    return [frames[round(number * (len(frames) - 1) / max(1, most - 1))] for number in range(most)]
+    small_valid = np.where(reduced(valid, factor) == 255, np.uint8(255), np.uint8(0))
+    small_static = [reduced(frame, factor) for frame in static]
+    masks = scene_masks(pairs, small, task.config.masks, valid=small_valid, static=small_static)
+    for pair, (small_mask, measured) in masks:
+        mask = enlarged(small_mask, valid)
+        pair.writer.set_mask(pair.number, mask)
+        blur, sharp = (pair.writer.read(name, pair.number) for name in ("blur", "sharp"))
+        _update_numbers(*pair, blur, sharp, mask, measured, valid, task.config.develop.output_scale)
 
 
 def _update_numbers(
@@ -365,6 +319,7 @@ def _update_numbers(
     blur: np.ndarray,
     sharp: np.ndarray,
     mask: np.ndarray,
+    measured: MaskQuality,
     valid: np.ndarray,
     output_scale: float,
 ) -> None:
@@ -379,9 +334,11 @@ def _update_numbers(
         flags.append("misaligned")
     if bump > _BUMPED_PX:
         flags.append("bumped")
-    if row["blur_fraction"] < _MASK_RANGE[0]:
-        flags.append("mask-empty")
-    elif row["blur_fraction"] > _MASK_RANGE[1]:
-        flags.append("mask-large")
+    flags += mask_flags(measured)
     numbers = {"residual_after": residual, "bump": bump, "psnr": quality.psnr(sharp, blur, static)}
+    numbers |= {
+        "mask_agreement": measured.agreement,
+        "mask_fragments": measured.fragments,
+        "mask_border": measured.border,
+    }
     writer.update_row(index, **numbers, flags=",".join(flags))

@@ -28,6 +28,9 @@ PAIR_DTYPE = np.dtype(
         ("t_long", "<f8"),  # exposure of camera B [s]
         ("t_short", "<f8"),  # exposure of camera S [s]
         ("blur_fraction", "<f8"),  # share of the valid pixels that the mask covers
+        ("mask_agreement", "<f8"),  # intersection over union of what the pair and the background tell of motion
+        ("mask_fragments", "<f8"),  # connected parts of the mask
+        ("mask_border", "<f8"),  # share of the mask whose part touches the border of the valid area
         ("gain_r", "<f8"),  # factors that were applied to camera B
         ("gain_g", "<f8"),
         ("gain_b", "<f8"),
@@ -43,6 +46,12 @@ PAIR_DTYPE = np.dtype(
         ("noise_sharp", "<f8"),
         ("short_scale", "<f8"),  # HSV value factor of /short
         ("short_noise", "<f8"),  # noise sigma of /short, [0, 1]
+        ("short_ratio", "<f8"),  # the physical model of /short: exposure ratio
+        ("short_shot", "<f8"),  # variance per unit of signal, linear light of full scale 1
+        ("short_read", "<f8"),  # standard deviation of the read noise, likewise
+        ("short_gain", "<f8"),  # digital gain after the noise
+        ("short_red", "<f8"),  # factors of the colour shift
+        ("short_blue", "<f8"),
         ("flags", "S128"),  # comma-separated, empty if nothing is doubtful
     ]
 )

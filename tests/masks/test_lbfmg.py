@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from relo.masks import blur_mask
-from relo.masks.lbfmg import LbfmgConfig, clean_up, foreground
+from relo.masks.config import MaskConfig
+from relo.masks.lbfmg import PLAIN_MOG2, LbfmgConfig, clean_up, foreground
 
 SHAPE = (90, 120)
 # No morphology: each step of the clean-up is tested alone.
@@ -51,6 +52,17 @@ def test_equals_mog2_fed_alike():
     assert np.array_equal(foreground(target, background), model.apply(target, learningRate=0) == 255)
 
 
+def test_plain_mog2_is_opencvs_own_result():
+    background, target = frames(12, noise=4), with_disc(frames(1, noise=4, seed=5)[0], (40, 50))
+    model = cv2.createBackgroundSubtractorMOG2()
+    for frame in background:
+        model.apply(frame)
+    expected = np.where(model.apply(target, learningRate=0) == 255, 255, 0)
+    mask = blur_mask(target, background, method="lbfmg", config=MaskConfig(**PLAIN_MOG2))
+    assert 0.02 < (mask > 0).mean() < 0.5
+    assert np.array_equal(mask, expected)
+
+
 @pytest.mark.parametrize("first", [0, 1, 6, 13])
 def test_every_frame_weighs_the_same(first):
     """An object seen once in 14 frames is outside the 90 % that are background, whichever frame it is in."""
@@ -82,7 +94,7 @@ def test_a_moving_disc_is_found(count):
         (int(y), int(x)) for y, x in zip(rng.integers(15, 75, count), rng.integers(80, 105, count), strict=True)
     ]
     background = [with_disc(frame, place, 8) for frame, place in zip(shot, places, strict=False)]
-    mask = blur_mask(with_disc(shot[-1], (45, 35)), background, config=LbfmgConfig(smallest_fraction=0.02))
+    mask = blur_mask(with_disc(shot[-1], (45, 35)), background, config=MaskConfig(smallest_fraction=0.02))
     assert mask.dtype == np.uint8
     assert set(np.unique(mask)) == {0, 255}
     assert iou(mask[:, :65], disc((45, 35), 14)[:, :65]) > 0.9
@@ -104,7 +116,8 @@ def test_the_depth_does_not_matter():
 def test_sharp_frame_and_several_passes_show_the_same_frames_again():
     shot = frames(6)
     target, own = with_disc(shot[5], (45, 35)), with_disc(shot[4], (30, 90))
-    assert np.array_equal(blur_mask(target, iter(shot[:4]), sharp=own), blur_mask(target, [*shot[:4], own]))
+    with_own = blur_mask(target, iter(shot[:4]), sharp=own, method="lbfmg")
+    assert np.array_equal(with_own, blur_mask(target, [*shot[:4], own]))
     twice = foreground(target, iter(shot[:4]), LbfmgConfig(passes=2))
     assert np.array_equal(twice, foreground(target, [*shot[:4], *shot[:4]]))
 
@@ -138,8 +151,11 @@ def test_wrong_input():
     # MOG2 would start afresh at another depth and call everything foreground.
     with pytest.raises(ValueError, match=r"uint8 .*uint16"):
         blur_mask(shot[0].astype(np.uint16) * 257, shot[1:])
-    with pytest.raises(ValueError, match="'lbfmg', got 'pair'"):
-        blur_mask(shot[0], shot[1:], method="pair")
+    for method in ("pair", "fused"):
+        with pytest.raises(ValueError, match="needs the sharp frame"):
+            blur_mask(shot[0], shot[1:], method=method)
+    with pytest.raises(ValueError, match="one of fused, lbfmg, pair, got 'mog'"):
+        blur_mask(shot[0], shot[1:], method="mog")
 
 
 def bare(**changes) -> LbfmgConfig:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from relo.capture import open_session, read_raw, write_dng
+from relo.masks import scene as mask_scene
 from relo.masks.lbfmg import BackgroundModel
 from relo.shards import ProcessConfig, ShardWriter, open_dataset, process_session, scene
 from relo.shards.reader import close_files
@@ -73,14 +74,14 @@ class WatchedModel(BackgroundModel):
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> list[WatchedModel]:
-    monkeypatch.setattr(scene, "BackgroundModel", WatchedModel)
+    monkeypatch.setattr(mask_scene, "BackgroundModel", WatchedModel)
     monkeypatch.setattr(WatchedModel, "made", [])
     return WatchedModel.made
 
 
 def test_a_mask_sees_every_frame_but_its_own_blurred_one(session: Path, models: list[WatchedModel]):
     shutil.rmtree(session / "scenes" / "scene_01")
-    process_session(session, config=ProcessConfig())
+    process_session(session, config=ProcessConfig(masks={"method": "lbfmg"}))
     shard = open_dataset(session.with_name("s-shards")).shards[0]
     blur, sharp = (shard.file[name][()] for name in ("blur", "sharp"))
     assert len(models) == 3
@@ -104,7 +105,7 @@ def test_a_mask_sees_every_frame_but_its_own_blurred_one(session: Path, models: 
 )
 def test_background_settings(session: Path, models: list[WatchedModel], options: dict, expected: list[int]):
     shutil.rmtree(session / "scenes" / "scene_01")
-    process_session(session, config=ProcessConfig(masks=options, short={"enabled": False}))
+    process_session(session, config=ProcessConfig(masks=options | {"method": "lbfmg"}, short={"enabled": False}))
     assert [len(model.learnt) for model in models] == expected
     assert sum(len(model.targets) for model in models) == 3
 
@@ -112,9 +113,9 @@ def test_background_settings(session: Path, models: list[WatchedModel], options:
 def test_larger_scenes_share_a_few_models(
     session: Path, models: list[WatchedModel], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(scene, "_FEW_PAIRS", 2)
+    monkeypatch.setattr(mask_scene, "_FEW_PAIRS", 2)
     shutil.rmtree(session / "scenes" / "scene_01")
-    process_session(session, config=ProcessConfig(short={"enabled": False}))
+    process_session(session, config=ProcessConfig(masks={"method": "lbfmg"}, short={"enabled": False}))
     assert [len(model.learnt) for model in models] == [2 + 3 + 1, 2 + 3 + 2]
     assert [len(model.targets) for model in models] == [2, 1]
     for model in models:

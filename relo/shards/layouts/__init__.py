@@ -1,0 +1,1 @@
+"""Folders as public datasets lay them out, one module a layout."""
