@@ -40,6 +40,7 @@ from relo import atomic
 from relo.capture import RawFrame, Session, open_session
 from relo.capture.frame import channel_of_position
 from relo.capture.session import CAMERAS, Camera
+from relo.masks import combined
 from relo.masks.lbfmg import BackgroundModel, clean_up
 from relo.postprocess import FlowModel, isp, pipeline, quality
 from relo.postprocess.flow.coarse2fine import estimate_coarse2fine
@@ -341,9 +342,10 @@ STAGES: dict[str, tuple[tuple[Any, str], ...]] = {
     "short exposure": ((scene, "short_exposure"),),
     "compress, write": tuple((ShardWriter, method) for method in ("append", "set_mask", "finish")),
     "masks: read back": ((ShardWriter, "read"),),
-    "masks: reduce": ((scene, "_reduced"),),
+    "masks: reduce": ((scene, "reduced"),),
     "masks: MOG2": ((BackgroundModel, "learn"), (BackgroundModel, "foreground")),
-    "masks: morphology": ((scene, "clean_up"),),
+    "masks: difference of the pair": ((combined, "pair_foreground"),),
+    "masks: morphology": ((combined, "clean_up"), (combined, "close_gaps")),
     "quality numbers": (
         *((quality, function) for function in ("noise_level", "misalignment", "psnr")),
         *((isp, "grey"), (RawFrame, "saturated")),

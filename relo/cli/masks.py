@@ -91,6 +91,7 @@ def command(
     from relo.config import load_config
     from relo.masks.config import MaskConfig
     from relo.parallel import one_opencv_thread
+    from relo.shards import schema
     from relo.shards.mask_stores import open_masks
     from relo.shards.remask import make_masks
 
@@ -105,7 +106,9 @@ def command(
     _tell(run.problems)
     numbers = _numbers(run.store)
     target = src if run.store.src == src else run.store.location
-    words = "relo masks export" if numbers["flags"] else "relo inspect"
+    # There is nothing to inspect in a layout.
+    shards = target.suffix == ".h5" or (target / schema.DATASET_FILE).is_file()
+    words = "relo inspect" if shards and not numbers["flags"] else "relo masks export"
     common.finish(
         as_json=as_json,
         done=run.done,
@@ -114,7 +117,7 @@ def command(
         out=run.store.location,
         details={"method": config.method, **numbers, "sheet": sheet, "problems": _entries(run.problems)},
         lines=_summary_lines(numbers),
-        next_command=f"{words} {shlex.quote(str(target))}" + (" DIR" if numbers["flags"] else ""),
+        next_command=f"{words} {shlex.quote(str(target))}" + (" DIR" if words.endswith("export") else ""),
     )
     if run.problems:
         ctx.exit(EXIT_PARTIAL)

@@ -33,7 +33,8 @@ def blur_mask(
     background : iterable of such arrays
         Every other sharp and blurred frame of the scene. May be empty where `sharp` is given.
     sharp : such an array, optional
-        The target's own sharp frame, aligned with it. The background model sees it as well, as the paper does.
+        The target's own sharp frame, aligned with it. With "lbfmg" the background model sees it as well, as the
+        paper does.
     valid : (H, W) array, optional
         0 where not both cameras see: never masked.
     method : {"fused", "lbfmg", "pair"}, optional

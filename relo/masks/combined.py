@@ -128,7 +128,7 @@ def one_mask(
     model, still = None, None
     if others:
         model = BackgroundModel(config)
-        for frame in [*others, own[1]] if config.own_sharp else others:
+        for frame in others:
             model.learn(halved(frame))
         still = background_median(spread(others, MEDIAN_FRAMES))
     used = config.model_copy(update={"method": method})

@@ -38,7 +38,9 @@ class MaskConfig(LbfmgConfig):
         le=1,
         description="fused: how wide a gap of the pair's mask the background may fill, of the width.",
     )
-    own_sharp: bool = Field(True, description="Show the target's own sharp frame to the model, as published.")
+    own_sharp: bool = Field(
+        True, description="lbfmg: show the target's own sharp frame to the model, as published."
+    )
     static: bool = Field(True, description="Use the static pair as background too.")
     width: int = Field(1100, ge=64, description="Frames are reduced to about this width for the masks.")
     most_frames: int = Field(24, ge=1, description="Frames of the pairs a background model at most, evenly spaced.")

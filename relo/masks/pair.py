@@ -48,7 +48,7 @@ class Difference(NamedTuple):
 
 
 def noise_curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Standard deviation of the noise of one frame at each brightness, from two frames of one scene.
+    """Standard deviation of a channel's noise in one frame at each grey level, from two frames of one scene.
 
     Medians of the absolute differences in 16 ranges of brightness, so up to half of a range may have moved.
 
@@ -61,12 +61,11 @@ def noise_curve(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     (256,) float32 array
         [8-bit units]
     """
-    a, b = first[::2, ::2].ravel(), second[::2, ::2].ravel()
-    difference = cv2.absdiff(a, b).ravel()
-    brightness = (a >> 1) + (b >> 1)
-    counts = np.bincount(
-        (brightness.astype(np.int32) // (256 // _BINS)) * 256 + difference, minlength=_BINS * 256
-    ).reshape(_BINS, 256)
+    a, b = (np.ascontiguousarray(frame[::2, ::2]) for frame in (first, second))
+    brightness = _grey(cv2.addWeighted(a, 0.5, b, 0.5, 0)).astype(np.int32) // (256 // _BINS)
+    difference = cv2.absdiff(a, b)
+    places = brightness[..., None] * 256 + difference
+    counts = np.bincount(places.ravel(), minlength=_BINS * 256).reshape(_BINS, 256)
     totals = counts.sum(axis=1)
     used = np.flatnonzero(totals >= 100)
     if not len(used):
@@ -117,7 +116,7 @@ def difference(target: np.ndarray, sharp: np.ndarray, config: PairConfig) -> Dif
     config : PairConfig
     """
     curve = noise_curve(target, sharp)
-    deviation = np.sqrt(2) * curve
+    deviation = curve * np.float32(np.sqrt(2))
     z = _normalised(cv2.subtract(target, sharp, dtype=cv2.CV_32F), sharp, deviation, config)
     # Noise of neighbouring pixels is alike after demosaicing: how much smoothing leaves, the frame itself tells.
     # Of white noise this would be:
@@ -131,14 +130,19 @@ def _normalised(
     difference: np.ndarray, edges_of: np.ndarray, deviation: np.ndarray, config: PairConfig
 ) -> np.ndarray:
     """Divide a difference by its noise, and by what a misalignment makes of edges; smooth it."""
-    variance = np.asarray(cv2.LUT(edges_of, np.square(deviation)))
+    grey = _grey(edges_of)
+    variance = np.asarray(cv2.LUT(grey, np.square(deviation)))
     if config.misalignment_px:
         for dx, dy in ((1, 0), (0, 1)):
-            slope = cv2.Sobel(edges_of, cv2.CV_32F, dx, dy, ksize=3, scale=config.misalignment_px / 8)
+            slope = cv2.Sobel(grey, cv2.CV_32F, dx, dy, ksize=3, scale=config.misalignment_px / 8)
             variance += np.square(slope)
-    np.sqrt(variance, out=variance)
-    z = np.divide(difference, variance, out=variance)
+    inverse = 1 / np.sqrt(variance)
+    z = cv2.multiply(difference, cv2.merge([inverse, inverse, inverse]))
     return np.asarray(cv2.GaussianBlur(z, (0, 0), config.smoothing_px)) if config.smoothing_px else z
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
 
 
 def _root_mean_square(z: np.ndarray) -> np.ndarray:

@@ -111,11 +111,13 @@ def _background_model(
     config: MaskConfig,
 ) -> BackgroundModel | None:
     """A model of every frame but the blurred ones of one group; None where no frame is left."""
+    # As published. But it shows the object where it is, and of few frames each is soon background: not for gaps.
+    own_sharp = config.own_sharp and config.method == "lbfmg"
     frames = [
         (pair, name)
         for number, pair in enumerate(pairs)
         for name in (1, 0)
-        if number % groups != group or (name == 1 and config.own_sharp)
+        if number % groups != group or (name == 1 and own_sharp)
     ]
     if not frames and not still:
         return None

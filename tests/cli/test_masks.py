@@ -183,6 +183,20 @@ def test_layout_keeps_files_that_are_there(layout, tmp_path):
     assert (read_png(out / "masks/train/s01/00/01.png") != drawn).any()
 
 
+def test_a_mask_file_that_is_no_mask_is_made_again(layout):
+    """The published download left users with files of 0 kB."""
+    whole = relo("masks", layout, "--json")
+    assert (whole.code, whole.json["done"]) == (0, 6)
+    good = {path: path.read_bytes() for path in (layout / "masks").rglob("*.png")}
+    files = sorted(good)
+    files[0].write_bytes(b"")
+    files[1].write_bytes(good[files[1]][:40])
+    answer = relo("masks", layout, "--json")
+    assert (answer.code, answer.json["done"], answer.json["skipped"]) == (0, 2, 4), answer.err
+    assert {path: path.read_bytes() for path in files} == good
+    assert "relo masks export" in answer.json["next"]
+
+
 def test_layout_with_bad_pairs(layout):
     folder = layout / "dataset" / "train" / "s01" / "00"
     (folder / "00_sharp.png").unlink()  # a missing partner

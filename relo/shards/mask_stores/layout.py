@@ -129,8 +129,15 @@ class LayoutMasks:
         return list(found.values())
 
     def kept(self, pair: LayoutSample) -> bool:
-        """Whether there is a mask file, whoever made it."""
-        return pair.mask_file.is_file()
+        """Whether there is a mask that can be read, whoever made it; downloads have left empty files."""
+        if not pair.mask_file.is_file():
+            return False
+        if self._entries.get(_key(pair), {}).get("sha256") == atomic.file_sha256(pair.mask_file):
+            return True
+        try:
+            return pair.mask.size > 0
+        except ReloError:
+            return False
 
     def imported(self, pair: LayoutSample) -> ImportedFrom | None:
         """Where the mask was imported from, if it was."""
