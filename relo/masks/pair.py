@@ -18,8 +18,11 @@ from relo.srgb import srgb_decode, srgb_encode
 _BINS = 16
 # Of the usual noise; what exceeds it in one range of brightness is a large moving thing of that brightness.
 _MOST_NOISE = 2.0
-# With it a smoothed difference of less than 1.5 levels of 255 never counts: rounding is no movement.
-_LEAST_NOISE = 1.1
+# With it a smoothed difference of less than 3 levels of 255 never counts: rounding and compression are no movement.
+_LEAST_NOISE = 2.25
+# What moved is somewhere so many times as different as the threshold, on so many pixels; blocks of a compressed
+# video are not.
+_STRONG, _STRONG_PIXELS = 3.0, 12
 _GAIN_BLOCK = 16
 # Of the noise, between shadow and darkened background.
 _SHADOW_RESIDUAL = 2.0
@@ -188,7 +191,7 @@ def pair_foreground(
     """
     target = matched(target, sharp)
     found = difference(target, sharp, config)
-    moved = found.strength > config.threshold
+    moved = _with_strong_parts(found.strength, config.threshold)
     shadow = np.zeros(moved.shape, bool)
     if background is None or not config.detect_shadows:
         return moved, shadow
@@ -203,6 +206,15 @@ def pair_foreground(
         darker = [_darkened(frame[box], background[box], found.deviation, config) for frame in (target, sharp)]
         shadow[box] |= darker[0] & darker[1]
     return moved & ~shadow, shadow
+
+
+def _with_strong_parts(strength: np.ndarray, threshold: float) -> np.ndarray:
+    """(H, W) bool: what exceeds the threshold, in groups that exceed it far enough somewhere."""
+    moved = strength > threshold
+    near = cv2.dilate(moved.astype(np.uint8), np.ones((5, 5), np.uint8))
+    count, groups = cv2.connectedComponents(near, connectivity=8)
+    strong = np.bincount(groups[strength > _STRONG * threshold], minlength=count)
+    return np.asarray(moved & (strong >= _STRONG_PIXELS)[groups])
 
 
 def _darkened(image: np.ndarray, background: np.ndarray, deviation: np.ndarray, config: PairConfig) -> np.ndarray:
