@@ -136,3 +136,13 @@ def _jpeg_is_complete(data: bytes) -> bool:
             continue
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False
+
+
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """A uint8, uint16 or float [0, 1] image in 8 bits; uint8 is returned as it is."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype == np.uint16:
+        # 65535 = 255 * 257, so this is an exact scaling with rounding.
+        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)

@@ -15,6 +15,7 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 
+from relo.images import to_bytes
 from relo.masks.config import MaskConfig, MaskMethod
 from relo.masks.lbfmg import BackgroundModel, clean_up, close_gaps, foreground
 from relo.masks.pair import background_median, pair_foreground
@@ -133,15 +134,6 @@ def one_mask(
         still = background_median(spread(others, MEDIAN_FRAMES))
     used = config.model_copy(update={"method": method})
     return enlarged(combine(*own, model, still, used, seen)[0], whole)
-
-
-def to_bytes(image: np.ndarray) -> np.ndarray:
-    """A uint8, uint16 or float [0, 1] image in 8 bits."""
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16:
-        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def spread(items: list[Any], most: int) -> list[Any]:

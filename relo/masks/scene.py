@@ -7,7 +7,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from relo.masks.combined import MEDIAN_FRAMES, combine, enlarged, halved, mask_factor, reduced, spread, to_bytes
+from relo.images import to_bytes
+from relo.masks.combined import MEDIAN_FRAMES, combine, enlarged, halved, mask_factor, reduced, spread
 from relo.masks.config import MaskConfig
 from relo.masks.lbfmg import BackgroundModel
 from relo.masks.pair import background_median

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from relo.errors import ReloError
+from relo.images import to_bytes
 
 MASK_COLOUR = (230, 30, 120)
 OUTLINE_COLOUR = (0, 229, 255)
@@ -21,12 +22,9 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     ----------
     image : (H, W) or (H, W, 3) uint8 or uint16 array
     """
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16:
-        # 65535 = 255 * 257, so this is an exact scaling with rounding.
-        return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    raise TypeError(f"expected uint8 or uint16, got {image.dtype}")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise TypeError(f"expected uint8 or uint16, got {image.dtype}")
+    return to_bytes(image)
 
 
 def fit(shape: tuple[int, int], width: int, height: int) -> tuple[int, int]:
