@@ -73,6 +73,17 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def writing_to(folder: Path, advice: str) -> Iterator[None]:
+    """Tell what the system refuses meanwhile as a `ReloError` about `folder`."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # whoever read our progress has left
+    except OSError as error:
+        raise ReloError(f"cannot be written ({error.strerror or error})", file=folder, advice=advice) from error
+
+
 def require_space(folder: Path, size: int) -> None:
     """Raise the error of a full disk where fewer than `size` bytes are free.
 

@@ -165,7 +165,6 @@ def _short_of_layout(
 ) -> _Outcome:
     from relo import atomic
     from relo.capture.session import Problem
-    from relo.errors import ReloError
     from relo.images import ImageError, read_image, write_image
     from relo.postprocess.short import draw_parameters, pair_generator, short_exposure
     from relo.shards.layouts.reloblur import base_folder, find_pairs, short_path
@@ -175,37 +174,34 @@ def _short_of_layout(
     folder = out / "short"
     drawn = {pair: draw_parameters(config, pair_generator(seed, pair.scene, pair.id)) for pair in pairs}
     done = skipped = 0
-    try:
-        with atomic.locked(folder):
-            if overwrite:
-                for pair in pairs:
-                    short_path(pair, out).unlink(missing_ok=True)
+    with (
+        atomic.writing_to(folder, "Mend that and run the same command again: it continues."),
+        atomic.locked(folder),
+    ):
+        if overwrite:
+            for pair in pairs:
+                short_path(pair, out).unlink(missing_ok=True)
+        else:
+            _refuse_other_settings(folder, _settings(config, seed))
+        # First, so that a run that is stopped leaves no image of which nobody knows how it was made.
+        _write_parameters(folder, config, seed, drawn)
+        for number, pair in enumerate(pairs, 1):
+            target = short_path(pair, out)
+            if target.is_file():
+                skipped += 1
+                continue
+            rng = pair_generator(seed, pair.scene, pair.id)
+            draw_parameters(config, rng)  # the noise is drawn from where this leaves the generator
+            try:
+                sharp = read_image(pair.sharp)
+            except ImageError as error:
+                problems.append(Problem.from_error(error, pair.sharp, pair.scene, pair.id, "read"))
+                del drawn[pair]
             else:
-                _refuse_other_settings(folder, _settings(config, seed))
-            # First, so that a run that is stopped leaves no image of which nobody knows how it was made.
-            _write_parameters(folder, config, seed, drawn)
-            for number, pair in enumerate(pairs, 1):
-                target = short_path(pair, out)
-                if target.is_file():
-                    skipped += 1
-                    continue
-                rng = pair_generator(seed, pair.scene, pair.id)
-                draw_parameters(config, rng)  # the noise is drawn from where this leaves the generator
-                try:
-                    sharp = read_image(pair.sharp)
-                except ImageError as error:
-                    problems.append(Problem.from_error(error, pair.sharp, pair.scene, pair.id, "read"))
-                    del drawn[pair]
-                else:
-                    write_image(target, short_exposure(sharp, rng, **drawn[pair].keywords()))
-                    done += 1
-                progress(number, len(pairs), f"{pair.split}/{pair.scene}/{pair.id}")
-            _write_parameters(folder, config, seed, drawn)
-    except BrokenPipeError:
-        raise  # whoever read our progress has left
-    except OSError as error:
-        advice = "Mend that and run the same command again: it continues."
-        raise ReloError(f"cannot be written ({error.strerror or error})", file=folder, advice=advice) from error
+                write_image(target, short_exposure(sharp, rng, **drawn[pair].keywords()))
+                done += 1
+            progress(number, len(pairs), f"{pair.split}/{pair.scene}/{pair.id}")
+        _write_parameters(folder, config, seed, drawn)
     return _Outcome(folder, done, skipped, problems, None)
 
 

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from relo import __version__, atomic
 from relo.capture.session import Problem, Session, open_session
 from relo.config import config_sha256
-from relo.errors import ConfigError, ReloError, ShardError
+from relo.errors import ConfigError, ShardError
 from relo.parallel import lost_interrupts, run_tasks
 from relo.postprocess.colour import ColourCast
 from relo.postprocess.lightbox import session_casts, warnings
@@ -114,29 +114,20 @@ def process_session(
         raise ConfigError("is a file, the output must be a folder", file=out)
     if out.resolve() == session.root.resolve():
         raise ConfigError("is the session itself", file=out, advice="Give another output folder.")
-    try:
-        with atomic.locked(out):
-            earlier = _prepare_folder(out, session, config, overwrite)
-            tasks = []
-            for scene in session.scenes:
-                left_out = frozenset(problem.pair for problem in earlier if problem.scene == scene.name)
-                split = splits[scene.name]
-                tasks.append(SceneTask(session, scene, out, split, config, casts, shared_sources, left_out))
-            # Here, so that the kernels are there for all workers.
-            compile_kernels(announce, warp_method=config.warp.method, clamp=config.warp.clamp)
-            scenes = _run(tasks, jobs, progress)
-            result = _summary(out, scenes, earlier)
-            result.notes[:0] = warnings(casts, config.colour)
-            result.changed = _write_index(session, config, scenes, splits, result)
-            return result
-    except BrokenPipeError:
-        raise  # whoever read our progress has left
-    except OSError as error:
-        raise ReloError(
-            f"cannot be written ({error.strerror or error})",
-            file=out,
-            advice="Mend that and run the same command again: it continues.",
-        ) from error
+    with atomic.writing_to(out, "Mend that and run the same command again: it continues."), atomic.locked(out):
+        earlier = _prepare_folder(out, session, config, overwrite)
+        tasks = []
+        for scene in session.scenes:
+            left_out = frozenset(problem.pair for problem in earlier if problem.scene == scene.name)
+            split = splits[scene.name]
+            tasks.append(SceneTask(session, scene, out, split, config, casts, shared_sources, left_out))
+        # Here, so that the kernels are there for all workers.
+        compile_kernels(announce, warp_method=config.warp.method, clamp=config.warp.clamp)
+        scenes = _run(tasks, jobs, progress)
+        result = _summary(out, scenes, earlier)
+        result.notes[:0] = warnings(casts, config.colour)
+        result.changed = _write_index(session, config, scenes, splits, result)
+        return result
 
 
 def _run(tasks: list[SceneTask], jobs: int, progress: Progress | None) -> dict[str, SceneResult]:

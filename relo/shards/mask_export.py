@@ -64,16 +64,8 @@ def export_masks(
             file=folder,
             advice="Give a new folder, or --overwrite: masks drawn there are then lost.",
         )
-    try:
+    with atomic.writing_to(folder, "Mend that and run the same command with --overwrite."):
         return _export(store, folder, overlay, progress)
-    except BrokenPipeError:
-        raise  # whoever read our progress has left
-    except OSError as error:
-        raise ReloError(
-            f"cannot be written ({error.strerror or error})",
-            file=folder,
-            advice="Mend that and run the same command with --overwrite.",
-        ) from error
 
 
 def _export(

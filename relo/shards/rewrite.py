@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from relo import atomic
-from relo.errors import ConfigError, ReloError, ShardError
+from relo.errors import ConfigError, ShardError
 from relo.parallel import lost_interrupts
 from relo.progress import Progress
 from relo.shards import schema
@@ -93,7 +93,7 @@ def rewrite_shards(
         raise ConfigError("is a file, the output must be a folder", file=out)
     existed = out.is_dir()
     try:
-        with atomic.locked(out):
+        with atomic.writing_to(out, "Mend that and run the same command again."), atomic.locked(out):
             try:
                 if not in_place:
                     _refuse_others(out, shards)
@@ -102,14 +102,6 @@ def rewrite_shards(
                 if not existed and not any(out.iterdir()):
                     out.rmdir()
                 raise
-    except BrokenPipeError:
-        raise  # whoever read our progress has left
-    except OSError as error:
-        raise ReloError(
-            f"cannot be written ({error.strerror or error})",
-            file=out,
-            advice="Mend that and run the same command again.",
-        ) from error
     finally:
         close_files()
 
