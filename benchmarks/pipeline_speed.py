@@ -45,7 +45,7 @@ from relo.masks.lbfmg import BackgroundModel, clean_up
 from relo.postprocess import FlowModel, isp, pipeline, quality
 from relo.postprocess.flow.coarse2fine import estimate_coarse2fine
 from relo.report import write_report
-from relo.shards import ShardWriter, build, open_dataset, scene, schema
+from relo.shards import ShardWriter, build, open_dataset, scene, schema, tiles
 
 # So many pairs tell the CPU seconds of each of the reference's steps.
 SAMPLE = 4
@@ -238,11 +238,11 @@ def reference(session: Session, out: Path, pairs: int, single: bool = False) -> 
 
     model = background(stills + blurs + sharps) if single else None
     height, width = flow.shape[:2]
-    tile = min(schema.TILE, height), min(schema.TILE, width)
+    tile = min(tiles.TILE, height), min(tiles.TILE, width)
     with h5py.File(out, "w") as file:
         for name in ("blur", "sharp", "mask"):
             shape, chunk = ((height, width), tile) if name == "mask" else ((height, width, 3), (*tile, 3))
-            chunks = {"chunks": (1, *chunk)} | schema.FRAME_COMPRESSION
+            chunks = {"chunks": (1, *chunk)} | tiles.PLAIN_COMPRESSION
             file.create_dataset(name, (len(blurs), *shape), np.uint8, **chunks)
         for index, target in enumerate(blurs):
             learnt = model or background(sharps + blurs[:index] + blurs[index + 1 :])

@@ -141,11 +141,11 @@ def _store_short(
 ) -> None:
     """Replace /short and its columns of /pairs in the open copy `file` of `shard`."""
     from relo.postprocess.short import draw_parameters, exposure_ratio, pair_generator, short_exposure
-    from relo.shards import Sample, schema
+    from relo.shards import Sample, tiles
     from relo.shards.rewrite import set_columns
 
     if "short" not in file:
-        file.create_dataset_like("short", file["sharp"], **schema.FRAME_COMPRESSION)
+        tiles.create_images(file, "short", shard.size, file["sharp"].dtype, shard.count)
     columns: dict[str, list[float]] = {}
     for index in range(shard.count):
         sample = Sample(shard, index)
@@ -153,7 +153,7 @@ def _store_short(
         rng = pair_generator(seed, sample.scene, sample.id)
         known = exposure_ratio(row.get("t_long"), row.get("t_short"))
         parameters = draw_parameters(config, rng, exposure_ratio=known)
-        file["short"][index] = short_exposure(sample.sharp, rng, **parameters.keywords())
+        tiles.write_image(file["short"], index, short_exposure(sample.sharp, rng, **parameters.keywords()))
         for name, value in parameters.columns().items():
             columns.setdefault(name, []).append(value)
         step(f"{sample.scene}/{sample.id}")

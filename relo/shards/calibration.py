@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from relo.shards.schema import FRAME_COMPRESSION
+from relo.shards.tiles import PLAIN_COMPRESSION
 
 if TYPE_CHECKING:
     from relo.postprocess.calibration import SceneCalibration
@@ -30,7 +30,7 @@ def store_calibration(file: h5py.File, calibration: SceneCalibration) -> None:
     balance.attrs["source"] = calibration.wb_source
     group.create_dataset("colour_matrix", data=np.asarray(calibration.colour_matrix, np.float64))
     for name, image in sorted(calibration.previews.items()):
-        group.create_dataset(f"static/{name}", data=image, **FRAME_COMPRESSION)
+        group.create_dataset(f"static/{name}", data=image, **PLAIN_COMPRESSION)
     flow = group.create_group("flow")
     flow.attrs["shape"] = calibration.flow.shape
     flow.attrs["method"] = calibration.flow.method

@@ -17,7 +17,7 @@ from relo import atomic
 from relo.errors import ConfigError, ShardError
 from relo.parallel import lost_interrupts
 from relo.progress import Progress
-from relo.shards import schema
+from relo.shards import schema, tiles
 from relo.shards.reader import Shard, close_files, open_dataset, read_index
 
 Edit = Callable[[h5py.File, Shard], None]
@@ -225,6 +225,10 @@ def _rewrite(shard: Shard, target: Path, before: str, edit: Edit | None) -> str:
         if edit is not None:
             with _opened(part) as file:
                 edit(file, shard)
+                file.flush()
+                set_columns(
+                    file, {"sha256": [tiles.stored_sha256(file, index).encode() for index in range(shard.count)]}
+                )
                 file.attrs[REWRITTEN_FROM] = before
         close_files()  # or readers here would go on with the old file
         return atomic.file_sha256(part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import hdf5plugin
 import numpy as np
 
 FORMAT = "relo-shard"
@@ -17,9 +16,6 @@ QUARANTINE_FILE = "quarantine.jsonl"
 REPORT_FILE = "report.html"
 
 IMAGES = ("blur", "sharp", "short")
-TILE = 128
-# Level 5 would take three times as long for files 2 % smaller: noise does not compress.
-FRAME_COMPRESSION = dict(hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.BITSHUFFLE))
 
 # One row a pair. NaN where a number could not be had.
 PAIR_DTYPE = np.dtype(
@@ -52,6 +48,7 @@ PAIR_DTYPE = np.dtype(
         ("short_gain", "<f8"),  # digital gain after the noise
         ("short_red", "<f8"),  # factors of the colour shift
         ("short_blue", "<f8"),
+        ("sha256", "S64"),  # of the pair's stored tiles, see `relo.shards.tiles.stored_sha256`
         ("flags", "S128"),  # comma-separated, empty if nothing is doubtful
     ]
 )
@@ -60,7 +57,7 @@ PAIR_DTYPE = np.dtype(
 def empty_row(pair_id: str) -> dict[str, Any]:
     """A row of /pairs with every number unknown."""
     row: dict[str, Any] = {name: float("nan") for name in PAIR_DTYPE.names or ()}
-    return row | {"id": pair_id, "flags": ""}
+    return row | {"id": pair_id, "sha256": "", "flags": ""}
 
 
 def image_dtype(bits: int) -> np.dtype[Any]:

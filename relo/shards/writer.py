@@ -14,7 +14,7 @@ import numpy as np
 from relo import __version__, atomic
 from relo.config import canonical_json
 from relo.provenance import library_versions
-from relo.shards import schema
+from relo.shards import schema, tiles
 
 
 class ShardWriter:
@@ -66,7 +66,6 @@ class ShardWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = atomic.part_name(self.path)
         self.file = h5py.File(self._part, "w")
-        height, width = size
         names = schema.IMAGES if short else schema.IMAGES[:2]
         attributes = {
             "format": schema.FORMAT,
@@ -82,24 +81,13 @@ class ShardWriter:
         }
         try:
             for name in names:
-                self._create(name, (height, width, 3), self._dtype)
-            self._create("mask", (height, width), np.dtype(np.uint8))
+                tiles.create_images(self.file, name, size, self._dtype)
+            tiles.create_masks(self.file, size)
             self.set_valid(np.full(size, 255, np.uint8) if valid is None else valid)
             self.file.attrs.update(attributes)
         except BaseException:
             self.discard()
             raise
-
-    def _create(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        tile = (min(schema.TILE, shape[0]), min(schema.TILE, shape[1]), *shape[2:])
-        self.file.create_dataset(
-            name,
-            shape=(0, *shape),
-            maxshape=(None, *shape),
-            chunks=(1, *tile),
-            dtype=dtype,
-            **schema.FRAME_COMPRESSION,
-        )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -142,15 +130,15 @@ class ShardWriter:
             raise ValueError(f"pair id {pair_id!r} is longer than 64 bytes")
         index = len(self._rows)
         images = {"blur": blur, "sharp": sharp} | ({"short": short} if "short" in self.file else {})
+        checked: dict[str, np.ndarray] = {}
         for name, image in images.items():
             if image is None or image.shape != (*self.size, 3) or image.dtype != self._dtype:
                 found = "none" if image is None else f"{image.shape} {image.dtype}"
                 raise ValueError(f"{name} of pair {pair_id} must be {(*self.size, 3)} {self._dtype}, got {found}")
+            checked[name] = image
         atomic.require_space(self.path.parent, 2 * len(images) * blur.nbytes)
-        for name, image in images.items():
-            dataset = self.file[name]
-            dataset.resize(index + 1, axis=0)
-            dataset[index] = image
+        for name, image in checked.items():
+            tiles.write_image(self.file[name], index, image)
         self.file["mask"].resize(index + 1, axis=0)
         self._rows.append(schema.empty_row(pair_id) | dict(row or {}))
         if mask is not None:
@@ -183,6 +171,8 @@ class ShardWriter:
 
     def finish(self) -> Path:
         """Write /pairs, close, fsync and give the file its final name."""
+        for index, row in enumerate(self._rows):
+            row["sha256"] = tiles.stored_sha256(self.file, index)
         table = np.zeros(len(self._rows), schema.PAIR_DTYPE)
         for index, row in enumerate(self._rows):
             for name in schema.PAIR_DTYPE.names or ():
