@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -48,32 +47,6 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make `folder` and keep it for this process; the system frees it when the process ends, however it ends.
-
-    Raises
-    ------
-    ReloError
-        Another process keeps it.
-    OSError
-        It cannot be made.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            advice = "Wait for it, or give another folder."
-            raise ReloError("another relo is writing here", file=folder, advice=advice) from error
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def writing_to(folder: Path, advice: str) -> Iterator[None]:
     """Tell what the system refuses meanwhile as a `ReloError` about `folder`."""
     try:
@@ -106,3 +79,6 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+from relo.locks import locked  # noqa: E402,F401

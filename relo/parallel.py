@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,8 +19,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def run_tasks(function: Callable[[T], R], tasks: Sequence[T], jobs: int = 1) -> Iterator[tuple[T, R]]:
+def run_tasks(
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    jobs: int = 1,
+    *,
+    threads: int = 1,
+    lost: Callable[[T], R] | None = None,
+) -> Iterator[tuple[T, R]]:
     """Yield (task, result) for every task.
+
+    A process that dies, killed for want of memory perhaps, is replaced and its task begun again, once.
 
     Parameters
     ----------
@@ -27,6 +38,10 @@ def run_tasks(function: Callable[[T], R], tasks: Sequence[T], jobs: int = 1) -> 
     tasks : sequence
     jobs : int
         Processes; with 1 everything runs here.
+    threads : int
+        Of each process.
+    lost : callable (task) -> result, optional
+        Result of a task whose process has died twice; without it that is an error.
 
     Raises
     ------
@@ -35,27 +50,54 @@ def run_tasks(function: Callable[[T], R], tasks: Sequence[T], jobs: int = 1) -> 
         other processes are killed.
     """
     if jobs <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            yield task, function(task)
+        with few_threads(threads):
+            for task in tasks:
+                yield task, function(task)
         return
-    jobs = min(jobs, len(tasks))
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker, initargs=(threads,)) as pool:
-        try:
+    # A pool of one process each: if it dies, what it was doing is known.
+    pools = [_one_process(threads) for _ in range(min(jobs, len(tasks)))]
+    idle = list(range(len(pools)))
+    waiting = deque((task, False) for task in tasks)
+    running: dict[Future[R], tuple[int, T, bool]] = {}
+    try:
+        while waiting or running:
             with _interrupts_later():
-                futures = {pool.submit(function, task): task for task in tasks}
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
+                while idle and waiting:
+                    number, (task, again) = idle.pop(), waiting.popleft()
+                    running[pools[number].submit(function, task)] = number, task, again
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                number, task, again = running.pop(future)
+                idle.append(number)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    pools[number].shutdown()
+                    pools[number] = _one_process(threads)
+                    if not again:
+                        waiting.appendleft((task, True))
+                        continue
+                    if lost is None:
+                        raise
+                    result = lost(task)
+                yield task, result
+        for pool in pools:
+            pool.shutdown()
+    except BaseException:
+        for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
-            workers = set(multiprocessing.active_children()) - others
-            for worker in workers:
-                worker.terminate()
-            for worker in workers:
-                worker.join()
-            raise
+        workers = set(multiprocessing.active_children()) - others
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+        raise
+
+
+def _one_process(threads: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=start_worker, initargs=(threads,))
 
 
 @contextmanager
@@ -123,6 +165,19 @@ def reuse_freed_memory() -> None:
         mmap_max, trim_threshold = -4, -1  # malloc.h
         library.mallopt(mmap_max, 0)
         library.mallopt(trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def few_threads(threads: int) -> Iterator[None]:
+    """Keep the kernels of this process to `threads` meanwhile."""
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 @contextmanager

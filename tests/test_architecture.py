@@ -25,6 +25,7 @@ SHARED = {
     "atomic",
     "images",
     "kernels",
+    "locks",
     "parallel",
     "progress",
     "provenance",

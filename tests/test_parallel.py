@@ -3,8 +3,11 @@
 import math
 import multiprocessing
 import os
+import signal
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +99,44 @@ def test_workers_are_stopped_when_the_caller_gives_up():
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker.pid, 0)
+
+
+def _die_once(path: str) -> str:
+    if not Path(path).exists():
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def _die(_: object) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return "never"
+
+
+def test_a_killed_worker_is_replaced_and_its_task_begun_again(tmp_path: Path):
+    tasks = [str(tmp_path / name) for name in "abc"]
+    assert sorted(run_tasks(_die_once, tasks, jobs=2)) == [(task, "done") for task in tasks]
+
+
+def test_a_task_that_kills_its_worker_twice_is_lost_and_the_others_are_not(tmp_path: Path):
+    (tmp_path / "good").touch()
+    tasks = ["", str(tmp_path / "good")]
+    found = dict(run_tasks(_die_of_nothing, tasks, jobs=2, lost=lambda task: f"lost {task!r}"))
+    assert found == {"": "lost ''", tasks[1]: "done"}
+    with pytest.raises(BrokenProcessPool):
+        list(run_tasks(_die, tasks, jobs=2))
+
+
+def _die_of_nothing(path: str) -> str:
+    return _die(path) if not path else "done"
+
+
+def _numba_threads(_: object) -> int:
+    import numba
+
+    return numba.get_num_threads()
+
+
+def test_processes_have_the_threads_they_are_given():
+    assert [threads for _, threads in run_tasks(_numba_threads, [1, 2], jobs=2, threads=1)] == [1, 1]
+    assert [threads for _, threads in run_tasks(_numba_threads, [1, 2], jobs=1, threads=1)] == [1, 1]

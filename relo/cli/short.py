@@ -163,7 +163,7 @@ def _store_short(
 def _short_of_layout(
     src: Path, out: Path | None, config: ShortExposureConfig, seed: int, overwrite: bool, progress: Progress
 ) -> _Outcome:
-    from relo import atomic
+    from relo import atomic, locks
     from relo.capture.session import Problem
     from relo.images import ImageError, read_image, write_image
     from relo.postprocess.short import draw_parameters, pair_generator, short_exposure
@@ -176,7 +176,7 @@ def _short_of_layout(
     done = skipped = 0
     with (
         atomic.writing_to(folder, "Mend that and run the same command again: it continues."),
-        atomic.locked(folder),
+        locks.locked(folder),
     ):
         if overwrite:
             for pair in pairs:
@@ -210,7 +210,7 @@ def _refuse_other_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / _PARAMETERS_FILE
     advice = "Give another output folder, or --overwrite."
     if not path.is_file():
-        if any(folder.iterdir()):
+        if any(path.name[0] != "." for path in folder.iterdir()):
             raise ConfigError(f"holds files but no {_PARAMETERS_FILE}", file=folder, advice=advice)
         return
     try:

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from relo import atomic
+from relo import atomic, locks
 from relo.errors import ConfigError, ShardError
 from relo.parallel import lost_interrupts
 from relo.progress import Progress
@@ -91,17 +91,11 @@ def rewrite_shards(
     close_files()
     if out.exists() and not out.is_dir():
         raise ConfigError("is a file, the output must be a folder", file=out)
-    existed = out.is_dir()
     try:
-        with atomic.writing_to(out, "Mend that and run the same command again."), atomic.locked(out):
-            try:
-                if not in_place:
-                    _refuse_others(out, shards)
-                return _rewrite_all(source, out, shards, _index(root, source, in_place), edit, skip, progress)
-            except BaseException:
-                if not existed and not any(out.iterdir()):
-                    out.rmdir()
-                raise
+        with atomic.writing_to(out, "Mend that and run the same command again."), locks.locked(out):
+            if not in_place:
+                _refuse_others(out, shards)
+            return _rewrite_all(source, out, shards, _index(root, source, in_place), edit, skip, progress)
     finally:
         close_files()
 
@@ -154,7 +148,7 @@ def _refuse_others(out: Path, shards: Sequence[Shard]) -> None:
     """Let only a folder pass that is empty or holds what a run that was killed has left of the same shards."""
     ours = {shard.path.name for shard in shards}
     ours |= {atomic.part_name(Path(name)).name for name in ours}
-    foreign = [path.name for path in sorted(out.iterdir()) if path.name not in ours]
+    foreign = [path.name for path in sorted(out.iterdir()) if path.name not in ours and path.name[0] != "."]
     if foreign:
         raise ConfigError(
             f"holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})",

@@ -391,10 +391,10 @@ def test_a_full_disk(session: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_two_runs_at_once(session: Path):
-    from relo import atomic
+    from relo import locks
 
     out = session.with_name("s-shards")
-    with atomic.locked(out):
+    with locks.locked(out):
         relo("process", session).error(out, "another relo")
     assert relo("process", session, "--json").json["done"] == 6
 

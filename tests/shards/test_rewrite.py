@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from relo import atomic
+from relo import atomic, locks
 from relo.atomic import file_sha256
 from relo.errors import ConfigError, ReloError, ShardError
 from relo.shards import open_dataset, rewrite, schema
@@ -163,7 +163,7 @@ def test_folders_that_are_refused(make_dataset, tmp_path):
         rewrite_shards(tmp_path / "none", None, invert)
     with pytest.raises(ShardError, match=r"dataset\.json"):
         rewrite_shards(tmp_path / "full", None, invert)
-    with atomic.locked(root), pytest.raises(ReloError, match="another relo"):
+    with locks.locked(root), pytest.raises(ReloError, match="another relo"):
         rewrite_shards(root, None, invert)
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
