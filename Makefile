@@ -15,7 +15,7 @@ help:
 $(READY): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("relo needs Python 3.11 or newer: make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,test,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cluster,test,dev]'
 	@touch $@
 
 demo: $(READY)

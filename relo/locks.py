@@ -27,8 +27,6 @@ _INDEX_FILE = ".relo-index.lock"
 def locked(folder: Path, part: tuple[int, int] | None = None) -> Iterator[None]:
     """Make `folder` and keep it for this process.
 
-    A folder that is made here and still empty at the end is removed again.
-
     Parameters
     ----------
     folder : path
@@ -42,26 +40,20 @@ def locked(folder: Path, part: tuple[int, int] | None = None) -> Iterator[None]:
     OSError
         It cannot be made.
     """
-    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     name = LOCK_FILE if part is None else f".relo-{part[0]}-of-{part[1]}.lock"
+    descriptor = _take(folder / name)
+    if descriptor is None:
+        raise _busy(folder / name)
     try:
-        descriptor = _take(folder / name)
-        if descriptor is None:
-            raise _busy(folder / name)
-        try:
-            # After our own, so that of two that start at once at least one sees the other.
-            for other in _others(folder, name, part):
-                if _is_held(other):
-                    raise _busy(other)
-            yield
-        finally:
-            (folder / name).unlink(missing_ok=True)  # while it is ours, or it might be the next one's
-            os.close(descriptor)
+        # After our own, so that of two that start at once at least one sees the other.
+        for other in _others(folder, name, part):
+            if _is_held(other):
+                raise _busy(other)
+        yield
     finally:
-        if made:
-            with suppress(OSError):  # not empty: it was of use
-                folder.rmdir()
+        (folder / name).unlink(missing_ok=True)  # while it is ours, or it might be the next one's
+        os.close(descriptor)
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def few_threads(threads: int) -> Iterator[None]:
     import numba
 
     before = numba.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(threads, before))
     try:
         yield
     finally:

@@ -96,15 +96,6 @@ def test_no_part_beside_a_whole_run(tmp_path: Path):
         end(process)
 
 
-def test_an_empty_folder_goes_again_a_used_one_stays(tmp_path: Path):
-    with pytest.raises(ZeroDivisionError), locks.locked(tmp_path / "a" / "b"):
-        raise ZeroDivisionError
-    assert not (tmp_path / "a" / "b").exists()
-    with locks.locked(tmp_path / "c"):
-        (tmp_path / "c" / "file").touch()
-    assert [path.name for path in (tmp_path / "c").iterdir()] == ["file"]
-
-
 def test_the_index_lock_waits(tmp_path: Path):
     code = HOLD.replace("locked(Path(sys.argv[1]), part)", "index_locked(Path(sys.argv[1]))").replace("60", "1")
     process = subprocess.Popen(

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from relo import __version__, atomic
-from relo.capture.session import Problem, Session, open_session
+from relo import atomic
+from relo.capture.session import Problem, Scene, Session, open_session
 from relo.config import config_sha256
-from relo.errors import ConfigError, ShardError
+from relo.errors import ConfigError, ReloError
+from relo.locks import index_locked, locked
 from relo.parallel import lost_interrupts, run_tasks
 from relo.postprocess.colour import ColourCast
 from relo.postprocess.lightbox import session_casts, warnings
 from relo.postprocess.warm_up import compile_kernels
 from relo.progress import Progress
+from relo.resources import available_memory, usable_cores
 from relo.shards import schema
 from relo.shards.config import ProcessConfig, assign_splits
-from relo.shards.reader import close_files, read_index
-from relo.shards.scene import SceneResult, SceneTask, hashed, process_scene, shard_paths
+from relo.shards.estimate import Estimate, Workers, choose_workers, estimate, in_bytes, missing_space
+from relo.shards.folder import check_output, prepare_folder, remove_stale
+from relo.shards.index import quarantine_line, write_index
+from relo.shards.parts import Part, check_part, scenes_of_part
+from relo.shards.reader import read_index
+from relo.shards.scene import SceneResult, SceneTask, failed_scene, hashed, process_scene, shard_paths
 
 logger = logging.getLogger(__name__)
+
+_AGAIN = "Mend that and run the same command again: it continues."
 
 
 @dataclass
 class ProcessResult:
-    """What became of a session.
+    """What became of a session, or of the part of it that was asked for.
 
     Attributes
     ----------
@@ -45,6 +54,8 @@ class ProcessResult:
     notes : list of str
     changed : bool
         Whether anything in `out` is new.
+    complete : bool
+        Whether the index covers every scene of the session: False while other parts have not run.
     """
 
     out: Path
@@ -55,6 +66,30 @@ class ProcessResult:
     quarantined: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     changed: bool = False
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes
+    ----------
+    out : Path
+    scenes : dict of scene -> number of its pairs
+    splits : dict of scene -> split
+    estimate : Estimate
+    workers : Workers
+    free : int
+        Room on the disk of `out` [bytes].
+    """
+
+    out: Path
+    scenes: dict[str, int]
+    splits: dict[str, str]
+    estimate: Estimate
+    workers: Workers
+    free: int
 
 
 def default_out(raw_dir: str | Path) -> Path:
@@ -64,12 +99,61 @@ def default_out(raw_dir: str | Path) -> Path:
     return resolved.with_name(resolved.name + "-shards")
 
 
+def plan_session(
+    raw_dir: str | Path,
+    out: str | Path | None = None,
+    config: ProcessConfig | None = None,
+    *,
+    jobs: int | None = None,
+    part: Part | None = None,
+) -> Plan:
+    """Tell what `process_session` would do with the same arguments; nothing is written.
+
+    Raises
+    ------
+    ReloError
+        The session or the configuration cannot be used as a whole.
+    """
+    config = config or ProcessConfig()
+    session = open_session(raw_dir)
+    out = default_out(raw_dir) if out is None else Path(out)
+    check_output(out, [session.root])
+    splits = assign_splits([scene.name for scene in session.scenes], config)
+    return _plan(session, out, config, splits, jobs, part)
+
+
+def _plan(
+    session: Session,
+    out: Path,
+    config: ProcessConfig,
+    splits: Mapping[str, str],
+    jobs: int | None,
+    part: Part | None,
+) -> Plan:
+    scenes = {scene.name: len(scene.pairs) for scene in _scenes_of(session, part)}
+    expected = estimate(session, sum(scenes.values()), config)
+    workers = choose_workers(jobs or usable_cores(), len(scenes), expected.worker_memory, available_memory())
+    existing = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free
+    return Plan(out, scenes, {name: splits[name] for name in scenes}, expected, workers, free)
+
+
+def _scenes_of(session: Session, part: Part | None) -> list[Scene]:
+    if part is None:
+        return list(session.scenes)
+    check_part(part)
+    mine = scenes_of_part({scene.name: len(scene.pairs) for scene in session.scenes}, part)
+    return [scene for scene in session.scenes if scene.name in mine]
+
+
 def process_session(
     raw_dir: str | Path,
     out: str | Path | None = None,
     config: ProcessConfig | None = None,
     *,
-    jobs: int = 1,
+    jobs: int | None = 1,
+    part: Part | None = None,
+    scheduler: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     announce: Callable[[], None] | None = None,
@@ -77,7 +161,8 @@ def process_session(
     """Process every scene of a session into shards.
 
     Finished shards are kept: a second run does nothing. Pairs that cannot be used are left out and listed
-    in `quarantine.jsonl`.
+    in `quarantine.jsonl`. Scenes are the unit of work; wherever and beside whatever they are processed, the
+    shards are the same bytes.
 
     Parameters
     ----------
@@ -86,8 +171,14 @@ def process_session(
     out : path, optional
         Dataset folder; `raw_dir` + "-shards" if not given.
     config : ProcessConfig, optional
-    jobs : int
-        Processes; scenes are distributed over them.
+    jobs : int or None
+        Cores to use; None for all there are. Scenes are distributed over as many processes, fewer where there
+        are fewer scenes or too little memory.
+    part : (i, n), optional
+        Process only part i of n of the scenes, for the jobs of an array; they may run at the same time and
+        write to the same folder.
+    scheduler : str, optional
+        Address of a dask.distributed scheduler; scenes are processed by its workers instead of here.
     overwrite : bool
         Replace a dataset that was made with other settings.
     progress : callable (pairs done, pairs in all, what), optional
@@ -101,36 +192,52 @@ def process_session(
     Raises
     ------
     ReloError
-        The session, the configuration or the output folder cannot be used as a whole.
+        The session, the configuration or the output folder cannot be used as a whole, or the disk is full.
     """
     config = config or ProcessConfig()
     session = open_session(raw_dir)
     out = default_out(raw_dir) if out is None else Path(out)
+    if overwrite and part is not None:
+        raise ConfigError("--overwrite would remove what other parts have made", advice="Remove the folder first.")
     splits = assign_splits([scene.name for scene in session.scenes], config)
+    check_output(out, [session.root])
+    scenes = _scenes_of(session, part)
     # BLAS sums in another order with another number of threads; shards must not depend on that.
     with threadpool_limits(limits=1, user_api="blas"):
         casts, shared_sources = _shared_calibration(session, config)
-    if out.exists() and not out.is_dir():
-        raise ConfigError("is a file, the output must be a folder", file=out)
-    if out.resolve() == session.root.resolve():
-        raise ConfigError("is the session itself", file=out, advice="Give another output folder.")
-    with atomic.writing_to(out, "Mend that and run the same command again: it continues."), atomic.locked(out):
-        earlier = _prepare_folder(out, session, config, overwrite)
-        tasks = []
-        for scene in session.scenes:
-            left_out = frozenset(problem.pair for problem in earlier if problem.scene == scene.name)
-            split = splits[scene.name]
-            tasks.append(SceneTask(session, scene, out, split, config, casts, shared_sources, left_out))
+    with atomic.writing_to(out, _AGAIN), locked(out, part):
+        settings = config.model_dump(mode="json")
+        with index_locked(out):
+            prepare_folder(out, settings, config_sha256(config), overwrite=overwrite, shared=part is not None)
+            recorded = _recorded(out)
+        alone = replace(session, scenes=())  # a task need not know the other scenes
+        tasks = [
+            SceneTask(alone, scene, out, splits[scene.name], config, casts, shared_sources, recorded)
+            for scene in scenes
+        ]
+        _remove_unfinished(tasks)
+        plan = _plan(session, out, config, splits, jobs, part)
+        _require_room(plan, tasks)
         # Here, so that the kernels are there for all workers.
         compile_kernels(announce, warp_method=config.warp.method, clamp=config.warp.clamp)
-        scenes = _run(tasks, jobs, progress)
-        result = _summary(out, scenes, earlier)
+        try:
+            results = _run(tasks, plan.workers, scheduler, progress)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise _disk_full(plan, tasks) from error
+            raise
+        result = _summary(out, results)
         result.notes[:0] = warnings(casts, config.colour)
-        result.changed = _write_index(session, config, scenes, splits, result)
+        if plan.workers.note and scheduler is None:
+            result.notes.insert(0, plan.workers.note)
+        with index_locked(out):
+            _write_index(session, config, results, result, part)
         return result
 
 
-def _run(tasks: list[SceneTask], jobs: int, progress: Progress | None) -> dict[str, SceneResult]:
+def _run(
+    tasks: list[SceneTask], workers: Workers, scheduler: str | None, progress: Progress | None
+) -> dict[str, SceneResult]:
     """Process every scene; progress is told pair by pair here, scene by scene from other processes."""
     pairs = {task.scene.name: len(task.scene.pairs) for task in tasks}
     done = 0
@@ -142,34 +249,76 @@ def _run(tasks: list[SceneTask], jobs: int, progress: Progress | None) -> dict[s
         if progress:
             progress(done, sum(pairs.values()), what)
 
+    def results() -> Iterator[tuple[SceneTask, SceneResult]]:
+        if scheduler is not None:
+            from relo.cluster import run_on_cluster
+
+            return run_on_cluster(process_scene, tasks, scheduler, lost=_lost)
+        inline = workers.processes == 1
+        function = partial(process_scene, step=step) if inline else process_scene
+        return run_tasks(function, tasks, workers.processes, threads=workers.threads, lost=_lost)
+
     scenes: dict[str, SceneResult] = {}
-    inline = jobs <= 1 or len(tasks) <= 1
-    function = partial(process_scene, step=step) if inline else process_scene
     try:
         with lost_interrupts() as check:
-            for task, scene_result in run_tasks(function, tasks, jobs):
+            for task, scene_result in results():
                 scenes[task.scene.name] = scene_result
                 done = sum(pairs[name] for name in scenes) - 1
                 step(task.scene.name)
     except BaseException:
-        for part in (atomic.part_name(path) for task in tasks for path in shard_paths(task)):
-            part.unlink(missing_ok=True)  # of a process that was killed
+        _remove_unfinished(tasks)  # of processes that were killed
         raise
     return scenes
 
 
-def _summary(out: Path, scenes: Mapping[str, SceneResult], earlier: Iterable[Problem]) -> ProcessResult:
+def _remove_unfinished(tasks: Sequence[SceneTask]) -> None:
+    for task in tasks:
+        for path in shard_paths(task):
+            atomic.part_name(path).unlink(missing_ok=True)
+
+
+def _bytes_left(plan: Plan, tasks: Sequence[SceneTask]) -> tuple[int, int]:
+    """Pairs of which no shard is there yet, and what they will take [bytes]."""
+    pairs = sum(len(task.scene.pairs) for task in tasks if not any(path.is_file() for path in shard_paths(task)))
+    return pairs, plan.estimate.disk * pairs // max(1, plan.estimate.pairs)
+
+
+def _require_room(plan: Plan, tasks: Sequence[SceneTask]) -> None:
+    """Refuse to begin what cannot end; the estimate may be wrong by a factor of two."""
+    _, needed = _bytes_left(plan, tasks)
+    missing = missing_space(needed, plan.free)
+    if missing and plan.free < needed / 2:
+        raise ReloError(f"No space left: {missing}", file=plan.out, advice=_AGAIN)
+    if missing:
+        logger.warning("%s: %s", plan.out, missing)
+
+
+def _disk_full(plan: Plan, tasks: Sequence[SceneTask]) -> ReloError:
+    pairs, needed = _bytes_left(plan, tasks)
+    free = shutil.disk_usage(plan.out).free
+    reason = (
+        f"the disk is full: {pairs} pairs are left, which take about {in_bytes(needed)}, {in_bytes(free)} are free"
+    )
+    return ReloError(f"{reason}, so {in_bytes(max(0, needed - free))} are missing", file=plan.out, advice=_AGAIN)
+
+
+def _lost(task: SceneTask) -> SceneResult:
+    """A scene whose process was killed twice."""
+    _remove_unfinished([task])
+    advice = "Probably memory ran out: run the same command again with fewer --jobs."
+    return failed_scene(task, "was killed twice while it was processed", advice, "worker")
+
+
+def _summary(out: Path, scenes: Mapping[str, SceneResult]) -> ProcessResult:
     result = ProcessResult(out)
     for name in sorted(scenes):
         scene = scenes[name]
-        result.shards += [path for path, _ in scene.shards]
+        result.shards += [out / entry["file"] for entry in scene.entries]
         result.done += scene.done
         result.skipped += scene.skipped
         result.failed += scene.failed
         result.notes += scene.notes
         result.quarantined += scene.problems
-        if scene.skipped:  # its files were listed anew, but not read again
-            result.quarantined += [item for item in earlier if item.scene == name and item.stage != "session"]
     return result
 
 
@@ -183,149 +332,54 @@ def _shared_calibration(session: Session, config: ProcessConfig) -> tuple[dict[s
     return casts, sources
 
 
-_OURS = (schema.DATASET_FILE, schema.QUARANTINE_FILE, schema.REPORT_FILE)
-_SHARD_NAME = re.compile(r".+-\d{3,}\.h5")
-
-
-def _is_ours(path: Path) -> bool:
-    """Tell by its name whether `path` is something that this module writes, finished or not."""
-    name = path.name.removesuffix(".part")
-    return name in _OURS or _SHARD_NAME.fullmatch(name) is not None
-
-
-def _prepare_folder(out: Path, session: Session, config: ProcessConfig, overwrite: bool) -> list[Problem]:
-    """Make sure `out` is ours to write to; return what an earlier run has quarantined."""
-    ours = [path for path in sorted(out.iterdir()) if _is_ours(path)]
-    foreign = [path.name for path in sorted(out.iterdir()) if path not in ours and not path.name.startswith(".")]
-    if foreign and not (out / schema.DATASET_FILE).is_file():
-        raise ConfigError(
-            f"holds other files ({', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''})",
-            file=out,
-            advice="Give a new or empty folder.",
-        )
-    if overwrite:
-        _refuse_other_index(out)
-    for path in ours:
-        if overwrite or path.suffix == ".part":  # the latter was left by a run that was stopped
-            path.unlink()
-    if overwrite:
-        return []
-    earlier = _earlier_config(out)
-    if earlier is not None and earlier.sha256 != config_sha256(config):
-        differing = _differences(earlier.settings, config.model_dump(mode="json"))
-        raise ConfigError(
-            f"was made with other settings ({'; '.join(differing[:4]) or 'of another version'})",
-            file=earlier.file,
-            advice="Give another output folder, or --overwrite.",
-        )
-    return _read_quarantine(out, session)
-
-
-def _refuse_other_index(out: Path) -> None:
-    """Nothing may be removed beside a `dataset.json` that is not relo's; a damaged one may be ours."""
-    try:
-        read_index(out)
-    except ShardError as error:
-        if isinstance(error.__cause__, ValueError) or not (out / schema.DATASET_FILE).is_file():
-            return
-        raise
-
-
-class _EarlierConfig(NamedTuple):
-    sha256: str
-    settings: dict[str, Any]
-    file: Path
-
-
-def _earlier_config(out: Path) -> _EarlierConfig | None:
-    """Settings that the folder's index, or else one of its shards, was made with; None in a new folder."""
-    import h5py
-
-    if (out / schema.DATASET_FILE).is_file():
-        index = read_index(out)
-        settings = dict(index.get("config") or {})
-        return _EarlierConfig(str(index.get("config_sha256")), settings, out / schema.DATASET_FILE)
-    path = min(out.glob("*.h5"), default=None)
-    if path is None:
-        return None
-    try:
-        with h5py.File(path, "r") as file:
-            return _EarlierConfig(str(file.attrs["config_sha256"]), json.loads(file.attrs["config"]), path)
-    except (OSError, KeyError, ValueError) as error:
-        raise ShardError(
-            "is no readable shard", file=path, advice="Remove it, or give another output folder."
-        ) from error
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, as "stage.key: old -> new"."""
-    found = []
-    for key in sorted(set(old) | set(new)):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key}: {before} -> {after}")
-    return found
-
-
-def _read_quarantine(out: Path, session: Session) -> list[Problem]:
-    path = out / schema.QUARANTINE_FILE
-    if not path.is_file():
-        return []
-    problems = []
-    try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            problems.append(Problem(**{**entry, "file": session.root / entry["file"]}))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ShardError("is damaged", file=path, advice="Process again with --overwrite.") from error
-    return problems
+def _recorded(out: Path) -> dict[str, str]:
+    """SHA-256 of each shard that the folder's index lists."""
+    if not (out / schema.DATASET_FILE).is_file():
+        return {}
+    entries = [entry for entry in read_index(out)["shards"] if isinstance(entry, dict)]
+    return {str(entry.get("file")): str(entry.get("sha256")) for entry in entries}
 
 
 def _write_index(
     session: Session,
     config: ProcessConfig,
     scenes: Mapping[str, SceneResult],
-    splits: Mapping[str, str],
     result: ProcessResult,
-) -> bool:
-    """Write `quarantine.jsonl` and `dataset.json`; tell whether either is new."""
-    close_files()
-    lines = []
-    for problem in result.quarantined:
-        entry = asdict(problem)
-        file = problem.file
-        entry["file"] = (file.relative_to(session.root) if file.is_relative_to(session.root) else file).as_posix()
-        lines.append(json.dumps(entry, sort_keys=True) + "\n")
-    shards = [
-        {
-            "file": path.name,
-            "scene": name,
-            "split": splits[name],
-            "pairs": count,
-            "sha256": atomic.file_sha256(path),
-            "schema_version": schema.VERSION,
-        }
-        for name in sorted(scenes)
-        for path, count in scenes[name].shards
-    ]
-    index = {
-        "format": schema.DATASET_FORMAT,
-        "version": schema.DATASET_VERSION,
-        "relo_version": __version__,
-        "config_sha256": config_sha256(config),
-        "config": config.model_dump(mode="json"),
-        "quarantined": len(result.quarantined),
-        "shards": shards,
-    }
-    texts = {
-        schema.QUARANTINE_FILE: "".join(lines),
-        schema.DATASET_FILE: json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
-    }
-    changed = False
-    for name, text in texts.items():
-        path = result.out / name
-        changed |= not path.is_file() or path.read_text(encoding="utf-8") != text
-        atomic.write_text(path, text)
-    return changed
+    part: Part | None,
+) -> None:
+    """Write the files beside the shards; those of other parts stay in the lists."""
+    lines = {name: [quarantine_line(problem, session.root) for problem in scenes[name].problems] for name in scenes}
+    entries = {name: scenes[name].entries for name in scenes}
+    if part is not None:
+        for name, other in _of_other_parts(result.out, scenes).items():
+            lines[name], entries[name] = other
+        result.complete = set(lines) >= {scene.name for scene in session.scenes}
+    else:
+        remove_stale(result.out, result.shards, config_sha256(config))
+    result.changed = write_index(
+        result.out,
+        [entry for name in sorted(entries) for entry in entries[name]],
+        config=config.model_dump(mode="json"),
+        config_sha256=config_sha256(config),
+        quarantine_lines=[line for name in sorted(lines) for line in lines[name]],
+        origin="RAW pairs of a beam-splitter rig, by relo process",
+    )
+
+
+def _of_other_parts(
+    out: Path, mine: Mapping[str, SceneResult]
+) -> dict[str, tuple[list[str], list[dict[str, Any]]]]:
+    """Lines of `quarantine.jsonl` and entries of `dataset.json` that belong to the scenes of other parts."""
+    found: dict[str, tuple[list[str], list[dict[str, Any]]]] = {}
+    if not (out / schema.DATASET_FILE).is_file():
+        return found
+    for entry in read_index(out)["shards"]:
+        if entry["scene"] not in mine:
+            found.setdefault(entry["scene"], ([], []))[1].append(entry)
+    quarantine = out / schema.QUARANTINE_FILE
+    if quarantine.is_file():
+        for line in quarantine.read_text(encoding="utf-8").splitlines():
+            scene = json.loads(line)["scene"]
+            if scene not in mine:
+                found.setdefault(scene, ([], []))[0].append(line)
+    return found

@@ -91,11 +91,17 @@ def rewrite_shards(
     close_files()
     if out.exists() and not out.is_dir():
         raise ConfigError("is a file, the output must be a folder", file=out)
+    existed = out.is_dir()
     try:
         with atomic.writing_to(out, "Mend that and run the same command again."), locks.locked(out):
             if not in_place:
                 _refuse_others(out, shards)
             return _rewrite_all(source, out, shards, _index(root, source, in_place), edit, skip, progress)
+    except BaseException:
+        if not existed:
+            with suppress(OSError):  # it is of use
+                out.rmdir()
+        raise
     finally:
         close_files()
 

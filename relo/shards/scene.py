@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import glob
+import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from relo import atomic
 from relo.capture.session import Pair, Problem, Scene, Session
-from relo.config import config_sha256
+from relo.config import canonical_json, config_sha256
 from relo.errors import CaptureError, ProcessError, ReloError, ShardError
 from relo.masks.combined import enlarged, mask_factor, reduced
 from relo.masks.quality import MaskQuality, mask_flags
@@ -29,7 +30,9 @@ from relo.postprocess.short import draw_parameters, exposure_ratio, pair_generat
 from relo.shards import schema
 from relo.shards.calibration import store_calibration
 from relo.shards.config import ProcessConfig
+from relo.shards.index import quarantine_line, shard_entry
 from relo.shards.reader import Shard, close_files
+from relo.shards.rewrite import REWRITTEN_FROM
 from relo.shards.writer import ShardWriter
 
 logger = logging.getLogger(__name__)
@@ -41,13 +44,16 @@ _MISALIGNED_PX = 0.5
 _BUMPED_PX = 0.1
 # Of up to so many pairs the frames are kept, small, for the masks.
 _KEPT_PAIRS = 32
+# Attribute of a shard: what of its scene was left out, as in quarantine.jsonl. So a shard tells itself whether its
+# scene is finished, also where the run was stopped before it wrote any list.
+_LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
 class SceneTask:
     """What `process_scene` needs; small, and sent to other processes as it is.
 
-    `left_out` names the pairs that an earlier run has quarantined.
+    `recorded` holds the SHA-256 that `dataset.json` knows of the scene's shards, file by file.
     """
 
     session: Session
@@ -57,7 +63,7 @@ class SceneTask:
     config: ProcessConfig
     casts: Mapping[str, ColourCast]
     shared_sources: Mapping[str, str]
-    left_out: frozenset[str] = frozenset()
+    recorded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,17 +72,17 @@ class SceneResult:
 
     Attributes
     ----------
-    shards : list of (Path, int)
-        Finished files and the number of pairs in each.
+    entries : list of dict
+        Finished files, as `dataset.json` lists them.
     done, skipped, failed : int
         Pairs made now, made before, and lost to an unexpected error.
     problems : list of Problem
-        What was left out now; for a scene that was skipped, only the files that form no pair.
+        What was left out.
     notes : list of str
         What was unusual but did not stop anything.
     """
 
-    shards: list[tuple[Path, int]] = field(default_factory=list)
+    entries: list[dict[str, Any]] = field(default_factory=list)
     done: int = 0
     skipped: int = 0
     failed: int = 0
@@ -96,9 +102,16 @@ def process_scene(task: SceneTask, step: Step | None = None) -> SceneResult:
             return _process(task, step or (lambda what: None))
     except OSError:
         raise  # disk full, folder gone: no other scene would fare better
-    except Exception:
+    except Exception as error:
         logger.exception("scene %s failed", task.scene.name)
-        return SceneResult(failed=len(task.scene.pairs))
+        reason = f"failed unexpectedly ({type(error).__name__}: {error})"
+        return failed_scene(task, reason, "This is an error in relo: please report it with the traceback.", "bug")
+
+
+def failed_scene(task: SceneTask, reason: str, advice: str, stage: str) -> SceneResult:
+    """Result of a scene of which nothing came."""
+    problem = Problem(task.scene.path, reason, advice, task.scene.name, "", stage)
+    return SceneResult(failed=len(task.scene.pairs), problems=[problem])
 
 
 def shard_paths(task: SceneTask) -> list[Path]:
@@ -117,9 +130,7 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
             except CaptureError:
                 sources[path.relative_to(task.session.root).as_posix()] = "unreadable"  # reading it will say why
     result = SceneResult(problems=list(scene.problems))
-    result.shards = _finished_shards(task, sources)
-    if result.shards:
-        result.skipped = sum(count for _, count in result.shards)
+    if _take_finished(task, sources, result):
         return result
     if not scene.pairs:
         if not scene.problems:
@@ -177,12 +188,15 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
                     kept[stored] = reduced(images["blur"], factor), reduced(images["sharp"], factor)
             step(f"{scene.name}/{pair.id}")
         _write_masks(writers, static, task, valid, kept)
+        left_out = canonical_json([_portable(problem, task.session) for problem in result.problems])
         for writer in writers:
             if len(writer):
-                result.shards.append((writer.finish(), len(writer)))
-    result.done = sum(count for _, count in result.shards)
+                writer.file.attrs[_LEFT_OUT] = left_out
+                result.entries.append(shard_entry(writer.finish(), scene.name, task.split, len(writer)))
+    result.done = sum(entry["pairs"] for entry in result.entries)
+    current = {entry["file"] for entry in result.entries}
     for path in task.out.glob(f"{glob.escape(scene.name)}-[0-9][0-9][0-9].h5"):
-        if path not in dict(result.shards):
+        if path.name not in current:
             path.unlink()  # a part of an earlier, longer version of this scene
     return result
 
@@ -202,30 +216,48 @@ def _check_name(pair: Pair) -> None:
         raise CaptureError(f"has a name longer than {longest} bytes before _B", file=pair.blur, advice=advice)
 
 
-def _finished_shards(task: SceneTask, sources: Mapping[str, str]) -> list[tuple[Path, int]]:
-    """The scene's shards, if they hold every pair and were made from the same files with the same settings."""
-    found = []
-    lacking = {pair.id for pair in task.scene.pairs} - task.left_out
+def _take_finished(task: SceneTask, sources: Mapping[str, str], result: SceneResult) -> bool:
+    """Take over the scene's shards if an earlier run has finished them; tell whether it has.
+
+    They must hold every pair that was not left out, be made from the same files with the same settings, and be
+    the files that were recorded: one that is damaged is made again.
+    """
+    entries, lacking = [], {pair.id for pair in task.scene.pairs}
+    problems: list[Problem] = []
     for path in shard_paths(task):
         if not path.is_file():
             continue  # a part whose pairs were all left out has no file
         try:
             shard = Shard.open(path)
-            attrs = shard.attrs
-        except ShardError:
-            return []
+            attrs, ids = shard.attrs, shard.ids
+            left_out = json.loads(attrs[_LEFT_OUT])
+            problems = [Problem(**{**entry, "file": task.session.root / entry["file"]}) for entry in left_out]
+        except (ShardError, KeyError, ValueError, TypeError):
+            return False
         finally:
             close_files()
-        same = (
-            attrs["config_sha256"] == config_sha256(task.config)
-            and attrs["sources"] == dict(sources)
-            and attrs["split"] == task.split
-        )
-        if not same:
-            return []
-        found.append((path, shard.count))
-        lacking -= set(shard.ids)
-    return [] if lacking else found
+        if (attrs["config_sha256"], attrs.get("sources"), attrs["split"]) != (
+            config_sha256(task.config),
+            dict(sources),
+            task.split,
+        ):
+            return False
+        entry = shard_entry(path, task.scene.name, task.split, len(ids))
+        if task.recorded.get(path.name, entry["sha256"]) not in (entry["sha256"], attrs.get(REWRITTEN_FROM)):
+            result.notes.append(f"{path.name} was damaged (another sha256 than recorded): scene made again")
+            return False
+        entries.append(entry)
+        lacking -= set(ids) | {problem.pair for problem in problems}
+    if lacking or not entries:
+        return False
+    result.entries, result.problems = entries, problems
+    result.skipped = sum(entry["pairs"] for entry in entries)
+    return True
+
+
+def _portable(problem: Problem, session: Session) -> dict[str, str]:
+    """A problem as plain values; its file relative to the session."""
+    return json.loads(quarantine_line(problem, session.root))
 
 
 def _calibrate(task: SceneTask, result: SceneResult) -> tuple[SceneCalibration, list[np.ndarray]]:

@@ -38,6 +38,8 @@ class ShardWriter:
         255 where both cameras see; all 255 if not given.
     short : bool
         Whether the shard holds synthetic short exposures.
+    mask_version : int or str
+        1 for masks that relo has computed, counted up by each change; a word for others ("v1", "ones").
 
     Examples
     --------
@@ -58,6 +60,7 @@ class ShardWriter:
         bits: int = 8,
         valid: np.ndarray | None = None,
         short: bool = False,
+        mask_version: int | str = 1,
     ) -> None:
         self.path = Path(path)
         self.size = size
@@ -77,7 +80,7 @@ class ShardWriter:
             "config": canonical_json(dict(config or {})),
             "config_sha256": config_sha256,
             "sources": canonical_json(dict(sources or {})),
-            "mask_version": 1,
+            "mask_version": mask_version,
         }
         try:
             for name in names:

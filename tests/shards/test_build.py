@@ -25,7 +25,7 @@ def no_open_files():
 
 def test_one_shard_a_scene_and_an_index(small_shards: Path):
     assert sorted(path.name for path in small_shards.iterdir()) == [
-        "dataset.json", "quarantine.jsonl", "report.html", "scene_00-000.h5", "scene_01-000.h5",
+        "README.md", "dataset.json", "quarantine.jsonl", "report.html", "scene_00-000.h5", "scene_01-000.h5",
     ]  # fmt: skip
     index = json.loads((small_shards / "dataset.json").read_text())
     assert (index["format"], index["version"], index["quarantined"]) == ("relo-dataset", 1, 0)

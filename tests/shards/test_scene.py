@@ -46,8 +46,9 @@ def test_an_unexpected_error_costs_its_scene_alone(
     assert (result.done, result.failed) == (3, 3)
     assert "scene scene_00 failed" in caplog.text and "a bug" in caplog.text
     assert sorted(path.name for path in result.out.iterdir()) == [
-        "dataset.json", "quarantine.jsonl", "scene_01-000.h5",
+        "README.md", "dataset.json", "quarantine.jsonl", "scene_01-000.h5",
     ]  # fmt: skip
+    assert [(problem.scene, problem.stage) for problem in result.quarantined] == [("scene_00", "bug")]
     again = process_session(session)
     assert (again.done, again.skipped, again.failed) == (3, 3, 0)
 
