@@ -81,4 +81,3 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-from relo.locks import locked  # noqa: E402,F401

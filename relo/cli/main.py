@@ -15,12 +15,16 @@ from relo.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_USAGE, ReloError
 VERBS = {
     "plan": "Exposure times for a wanted blur extent.",
     "simulate": "A simulated session: real DNG files plus truth.h5.",
+    "ingest": "Two camera folders to a session: pairs by name, time or CSV.",
     "check": "What is in a session, what is missing, what is inconsistent.",
     "calibrate": "Colour correction from the lightbox frames.",
     "process": "The main job: a session to shards and a report.",
     "masks": "Blur masks for shards or a folder in the ReLoBlur layout; to edit, and back.",
     "short": "Synthetic short exposures for shards or a folder in the ReLoBlur layout.",
+    "import": "Public datasets (reloblur, gopro, realblur, pairs) to shards.",
+    "export": "Shards to a public layout (reloblur, pairs, webdataset).",
     "inspect": "Contents and statistics of shards.",
+    "shards": "Merge, split, thin out or repack datasets without reprocessing.",
     "report": "The HTML quality report of a dataset.",
     "train": "Train a model on shards.",
     "evaluate": "Score a checkpoint by the papers' metrics.",
@@ -29,6 +33,9 @@ VERBS = {
     "doctor": "Versions, traps, disk, GPU: to paste into an issue.",
     "demo": "Simulate, process, train briefly, evaluate: a few minutes, no downloads.",
 }
+
+# Verbs whose module is called otherwise: no Python module can be called "import".
+_MODULES = {"import": "import_"}
 
 
 class LazyGroup(click.Group):
@@ -42,7 +49,7 @@ class LazyGroup(click.Group):
         """Import the module of a verb and return its command."""
         if cmd_name not in VERBS:
             return None
-        return importlib.import_module(f"relo.cli.{cmd_name}").command
+        return importlib.import_module(f"relo.cli.{_MODULES.get(cmd_name, cmd_name)}").command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
