@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
-from numpy.random import default_rng
+from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from relo.errors import TrainingError
+from relo.training.blurred import BlurredPixels
 from relo.training.recipe import Recipe
 from relo.training.sampling import Box, blur_aware_corner, mirror, valid_box
 
@@ -64,6 +65,7 @@ class Patches(TorchDataset[Item]):
     def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
         self.dataset = dataset
         self.recipe = recipe
+        self._blurred = BlurredPixels()
         self.areas = {shard.path: valid_box(shard.valid) for shard in dataset.shards}
         for path, area in self.areas.items():
             if min(area.height, area.width) < recipe.crop:
@@ -81,7 +83,9 @@ class Patches(TorchDataset[Item]):
         sample, recipe = self.dataset[index], self.recipe
         rng = default_rng([recipe.seed, epoch, index])
         area = self.areas[sample.shard.path]
-        y, x = blur_aware_corner(area, recipe.crop, rng, lambda box: sample.crop("mask", *box), recipe.bapc)
+        y, x = blur_aware_corner(
+            area, recipe.crop, rng, lambda share: self._blurred.pick(sample, area, share), recipe.bapc
+        )
         window = Box(y, x, recipe.crop, recipe.crop)
         images = [sample.crop(name, *window) for name in ("blur", "sharp", "mask")]
         return to_item(sample, *mirror(images, rng, recipe.hflip, recipe.vflip))
@@ -123,10 +127,12 @@ class EndlessBatches(Sampler[list[Draw]]):
     seed : int
     start : int
         Number of batches to leave out: where a resumed run goes on.
+    groups : Groups, optional
+        Scene and shard of each pair, for an order that spreads scenes and reads few shards at a time.
     """
 
-    def __init__(self, count: int, batch: int, seed: int, start: int = 0) -> None:
-        self.count, self.batch, self.seed, self.start = count, batch, seed, start
+    def __init__(self, count: int, batch: int, seed: int, start: int = 0, groups: Groups | None = None) -> None:
+        self.count, self.batch, self.seed, self.start, self.groups = count, batch, seed, start, groups
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, position = divmod(self.start * self.batch, self.count)
@@ -142,7 +148,51 @@ class EndlessBatches(Sampler[list[Draw]]):
             yield draws
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        return default_rng([self.seed, epoch]).permutation(self.count)
+        rng = default_rng([self.seed, epoch])
+        return rng.permutation(self.count) if self.groups is None else spread_order(self.groups, rng)
+
+
+class Groups(NamedTuple):
+    """What `spread_order` needs to know of the pairs.
+
+    Attributes
+    ----------
+    scene, shard : (N,) int array
+        Numbers of each pair's scene and shard.
+    shards_at_once : int
+        Shards that the order draws from at a time; 0 for all.
+    """
+
+    scene: NDArray[np.int64]
+    shard: NDArray[np.int64]
+    shards_at_once: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, shards_at_once: int) -> Groups:
+        """Groups of a dataset's pairs."""
+        counts = [shard.count for shard in dataset.shards]
+        scenes = np.unique([shard.scene for shard in dataset.shards], return_inverse=True)[1]
+        return cls(np.repeat(scenes, counts), np.repeat(np.arange(len(counts)), counts), shards_at_once)
+
+
+def spread_order(groups: Groups, rng: Generator) -> NDArray[np.int64]:
+    """Permutation of all pairs in which neighbours seldom share a scene, and few shards are read at a time.
+
+    Shards are drawn into groups of `shards_at_once`. Within a group the pairs of each scene are shuffled and laid
+    out evenly, with a random offset for each: pair k of n of a scene comes at (k + u) / n of the way.
+    """
+    shards = rng.permutation(int(groups.shard.max(initial=-1)) + 1)
+    size = groups.shards_at_once or max(1, len(shards))
+    order = []
+    for first in range(0, len(shards), size):
+        pairs = rng.permutation(np.flatnonzero(np.isin(groups.shard, shards[first : first + size])))
+        place = np.empty(len(pairs))
+        scenes = groups.scene[pairs]
+        for scene in np.unique(scenes):
+            mine = np.flatnonzero(scenes == scene)
+            place[mine] = (np.arange(len(mine)) + rng.random(len(mine))) / len(mine)
+        order.append(pairs[np.argsort(place, kind="stable")])
+    return np.concatenate(order) if order else np.empty(0, np.int64)
 
 
 def hold_out_scenes(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:
@@ -182,4 +232,5 @@ def to_item(sample: Sample, blur: NDArray[Any], sharp: NDArray[Any], mask: NDArr
 def to_tensor(image: NDArray[Any]) -> Tensor:
     """(H, W, 3) image to a (3, H, W) float32 tensor; unsigned integers are divided by their maximum."""
     scale = np.iinfo(image.dtype).max if np.issubdtype(image.dtype, np.integer) else 1
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32) / np.float32(scale))
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))  # before it becomes four times as large
+    return torch.from_numpy(np.divide(planes, np.float32(scale), dtype=np.float32))

@@ -15,7 +15,10 @@ from relo.errors import ConfigError
 from relo.models import model_info
 
 # Settings that change how a run is carried out, not what it computes: a resumed run may change them.
-RUN_ONLY = ("steps", "workers", "threads", "device", "log_every", "val_every", "val_images", "checkpoint_every")
+RUN_ONLY = (
+    *("steps", "cache_gb", "workers", "threads", "device"),
+    *("log_every", "val_every", "val_images", "checkpoint_every"),
+)
 
 
 class ModelChoice(Config):
@@ -100,6 +103,12 @@ class Recipe(Config):
         Validate every so many steps on at most so many images.
     checkpoint_every, log_every : int
         Save for `--resume`, and write a line of metrics.jsonl, every so many steps.
+    order : {"uniform", "scenes"}
+        Each epoch is a permutation of all pairs: any, or one in which neighbours seldom share a scene.
+    shards_at_once : int
+        With "scenes": shards an epoch draws from at a time, for storage that is slow to jump about; 0 for all.
+    cache_gb : float
+        Memory for shards as they are stored, compressed [GB]; shared by all loader processes.
     workers : int
         Loader processes; the patches do not depend on it.
     threads : int
@@ -127,6 +136,9 @@ class Recipe(Config):
     val_images: int = Field(default=32, ge=1)
     checkpoint_every: int = Field(default=10_000, ge=1)
     log_every: int = Field(default=100, ge=1)
+    order: Literal["uniform", "scenes"] = "uniform"
+    shards_at_once: int = Field(default=0, ge=0)
+    cache_gb: float = Field(default=0.0, ge=0)
     workers: int = Field(default=4, ge=0)
     threads: int = Field(default=0, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"

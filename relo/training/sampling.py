@@ -23,7 +23,7 @@ def blur_aware_corner(
     area: Box,
     size: int,
     rng: Generator,
-    read_mask: Callable[[Box], NDArray[np.uint8]],
+    pick_blurred: Callable[[float], tuple[int, int] | None],
     probability: float = 0.5,
 ) -> tuple[int, int]:
     """Top-left corner of a patch by blur-aware patch cropping, BAPC (Li et al. 2023, section 4).
@@ -44,8 +44,9 @@ def blur_aware_corner(
     size : int
         Side of the patch [px], at most the sides of `area`.
     rng : numpy Generator
-    read_mask : callable
-        Gives the mask of a Box; pixels above 0 are blurred. Called only if a blurred pixel is wanted.
+    pick_blurred : callable (share) -> (y, x) or None
+        Gives the blurred pixel of `area` that lies at `share` in [0, 1) of all of them, in whatever order; None
+        where nothing is blurred. Called only if one is wanted.
     probability : float
         Share of patches to be centred on a blurred pixel.
 
@@ -66,12 +67,10 @@ def blur_aware_corner(
     centred = rng.random() < probability
     y, x = int(rng.integers(last_y, endpoint=True)), int(rng.integers(last_x, endpoint=True))
     pick = rng.random()
-    if centred:
-        blurred = np.flatnonzero(read_mask(area))
-        if blurred.size:
-            centre_y, centre_x = divmod(int(blurred[int(pick * blurred.size)]), area.width)
-            y = min(max(centre_y - size // 2, 0), last_y)
-            x = min(max(centre_x - size // 2, 0), last_x)
+    centre = pick_blurred(pick) if centred else None
+    if centre is not None:
+        y = min(max(centre[0] - area.y - size // 2, 0), last_y)
+        x = min(max(centre[1] - area.x - size // 2, 0), last_x)
     return area.y + y, area.x + x
 
 

@@ -26,10 +26,11 @@ from relo.config import build_config, read_yaml
 from relo.errors import MissingExtraError, ReloError, TrainingError
 from relo.models import create_model, load_weights
 from relo.shards import Dataset, open_dataset
+from relo.shards.memory import in_memory
 from relo.shards.reader import read_index
 from relo.shards.schema import DATASET_FILE
 from relo.training.checkpoint import FILE_NAME
-from relo.training.data import EndlessBatches, Patches, WholeImages, hold_out_scenes
+from relo.training.data import EndlessBatches, Groups, Patches, WholeImages, hold_out_scenes
 from relo.training.recipe import Recipe, recipe_yaml, what_changes_the_result
 from relo.training.run_files import LAST, METRICS, RECIPE, RUN
 
@@ -110,6 +111,8 @@ def train(
     out, dataset = Path(out), _training_split(src)
     part, held_out = hold_out_scenes(dataset, recipe.val_fraction, recipe.seed)
     notes = [] if held_out else ["nothing was validated: that needs val_fraction above 0 and two train scenes"]
+    if recipe.cache_gb:
+        part = in_memory(part, int(recipe.cache_gb * 1e9))
     patches = Patches(part, recipe)
     images = DataLoader(WholeImages(held_out, recipe.val_images)) if held_out else None
     record = _describe(dataset, part, held_out)
@@ -117,9 +120,10 @@ def train(
     if start >= recipe.steps:
         notes.append(f"nothing to do: the run has {start} steps already")
         return TrainingResult(out, out / FILE_NAME, start, math.nan, math.nan, {}, tuple(notes))
+    groups = Groups.of(part, recipe.shards_at_once) if recipe.order == "scenes" else None
     batches = DataLoader(
         patches,
-        batch_sampler=EndlessBatches(len(part), recipe.batch, recipe.seed, start),
+        batch_sampler=EndlessBatches(len(part), recipe.batch, recipe.seed, start, groups),
         num_workers=recipe.workers,
         pin_memory=torch.cuda.is_available() and recipe.device != "cpu",
     )

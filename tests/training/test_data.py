@@ -3,14 +3,28 @@
 import pickle
 from itertools import islice
 
+import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from relo.errors import TrainingError
-from relo.shards import open_dataset
-from relo.training.data import EndlessBatches, Patches, WholeImages, hold_out_scenes, to_tensor
+from relo.errors import ReloError, TrainingError
+from relo.shards import ShardWriter, open_dataset
+from relo.shards.reader import close_files
+from relo.training.blurred import BlurredPixels
+from relo.training.data import (
+    EndlessBatches,
+    Groups,
+    Patches,
+    WholeImages,
+    hold_out_scenes,
+    spread_order,
+    to_tensor,
+)
+from relo.training.sampling import Box
 
 from .conftest import write_dataset
 
@@ -47,7 +61,7 @@ def test_a_patch_depends_on_seed_epoch_and_index_only(dataset_dir, tiny_recipe):
     assert sum(not equal(first[(0, k)], other_seed[(0, k)]) for k in range(6)) >= 5
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_loader_processes_change_nothing(method, dataset_dir, tiny_recipe):
     patches = Patches(open_dataset(dataset_dir), tiny_recipe())
     patches[(0, 0)]  # the parent holds the files open
@@ -73,6 +87,90 @@ def test_every_epoch_is_a_permutation_and_resuming_goes_on():
     whole = list(islice(EndlessBatches(5, 3, seed=0), 10))
     for start in (1, 5, 7):
         assert list(islice(EndlessBatches(5, 3, seed=0, start=start), 3)) == whole[start : start + 3]
+
+
+def groups(scenes, shards, at_once=0):
+    return Groups(np.array(scenes), np.array(shards), at_once)
+
+
+@pytest.mark.parametrize("at_once", [0, 1, 2, 5])
+def test_the_spread_order_is_a_permutation_by_seed_and_epoch(at_once):
+    found = groups([0, 0, 0, 1, 1, 2], [0, 0, 1, 2, 2, 3], at_once)
+    draws = [draw for batch in islice(EndlessBatches(6, 2, 3, groups=found), 9) for draw in batch]
+    for epoch in range(3):
+        assert sorted(index for e, index in draws if e == epoch) == list(range(6))
+    again = [draw for batch in islice(EndlessBatches(6, 2, 3, groups=found), 9) for draw in batch]
+    resumed = [draw for batch in islice(EndlessBatches(6, 2, 3, start=4, groups=found), 5) for draw in batch]
+    assert draws == again
+    assert resumed == draws[8:]
+
+
+def test_neighbours_seldom_share_a_scene():
+    scene = np.repeat(np.arange(10), 20)
+    found = groups(scene, scene)
+    spread = [scene[spread_order(found, np.random.default_rng(k))] for k in range(20)]
+    for order in spread:
+        tenths = order.reshape(10, 20)
+        assert all(len(set(tenth)) == 10 for tenth in tenths), "every scene is seen in every tenth of the epoch"
+    assert len({tuple(order) for order in spread}) == 20
+
+
+def test_few_shards_are_read_at_a_time():
+    shard = np.repeat(np.arange(12), 7)
+    order = shard[spread_order(groups(shard // 3, shard, 3), np.random.default_rng(0))]
+    assert all(len(set(part)) == 3 for part in order.reshape(4, 21))
+
+
+def test_groups_of_a_dataset(dataset_dir):
+    found = Groups.of(open_dataset(dataset_dir), 0)
+    assert found.scene.tolist() == found.shard.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), dense=st.sampled_from([0.0, 0.0005, 0.3, 1.0]))
+def test_blurred_pixels_are_picked_from_all_of_them(tmp_path_factory, seed, dense):
+    rng = np.random.default_rng(seed)
+    size = tuple(int(n) for n in rng.integers(1, 400, 2))
+    mask = (rng.random(size) < dense).astype(np.uint8) * 255
+    path = tmp_path_factory.mktemp("m") / "a-000.h5"
+    image = np.zeros((*size, 3), np.uint8)
+    with ShardWriter(path, size=size, scene="a", split="train") as writer:
+        writer.append("0000", blur=image, sharp=image, mask=mask)
+    sample = open_dataset(path)[0]
+    top, left = (int(rng.integers(0, n)) for n in size)
+    area = Box(top, left, *(int(rng.integers(1, n - at + 1)) for n, at in zip(size, (top, left), strict=True)))
+    inside = mask[top : top + area.height, left : left + area.width]
+    expected = {(int(y) + top, int(x) + left) for y, x in np.argwhere(inside)}
+    blurred = BlurredPixels()
+    if not expected:
+        assert blurred.pick(sample, area, 0.5) is None
+        return
+    count = min(len(expected), 300)
+    picked = [blurred.pick(sample, area, (k + 0.5) / len(expected)) for k in range(count)]
+    assert len(set(picked)) == count and set(picked) <= expected
+    assert blurred.pick(sample, area, 1 - 1e-12) in expected
+
+
+def test_only_the_tiles_that_a_patch_touches_are_decoded(tmp_path, tiny_recipe):
+    root = write_dataset(tmp_path / "d", {"a": "train"}, pairs=1, size=(300, 500))
+    recipe = tiny_recipe("bapc=0")
+    whole = {epoch: Patches(open_dataset(root), recipe)[(epoch, 0)] for epoch in range(30)}
+    y, x = zip(*(find(item, open_dataset(root)[0]) for item in whole.values()), strict=True)
+    near = [epoch for epoch in whole if y[epoch] + 16 <= 128 and x[epoch] + 16 <= 128]
+    far = [epoch for epoch in whole if y[epoch] >= 128 or x[epoch] >= 128]
+    close_files()
+    with h5py.File(root / "a.h5", "r+") as file:
+        for name in ("blur", "sharp"):
+            for offset in ((0, 0, 128), (0, 128, 0), (0, 128, 128), (0, 0, 256), (0, 0, 384), (0, 128, 256),
+                           (0, 128, 384), (0, 256, 0), (0, 256, 128), (0, 256, 256), (0, 256, 384)):  # fmt: skip
+                file[name].id.write_direct_chunk((*offset, 0), b"damaged")
+    patches = Patches(open_dataset(root / "a.h5"), recipe)
+    assert near and far
+    for epoch in near:
+        assert equal(patches[(epoch, 0)], whole[epoch])
+    for epoch in far:
+        with pytest.raises(ReloError, match=r"a\.h5"):
+            patches[(epoch, 0)]
 
 
 def test_held_out_scenes_are_whole_and_disjoint(dataset_dir):
