@@ -3,7 +3,7 @@
     python benchmarks/patches.py [--shards DIR] [--seconds 6] [--quick] [--json]
 
 A patch is 256 x 256 pixels of the blurred frame, the sharp frame and the mask, half of them centred on a blurred
-pixel, mirrored or not, as a float tensor, made in a loader process. The PNG folder is read as the public training codes
+pixel, mirrored or not, as a float tensor, made in a loader process. The PNG folder is read as public training codes
 do: three whole images are decoded (OpenCV), one window of each is used. "Cold" means that the system's cache was
 emptied of the files before; "first" is the first pass over shards, in which masks are counted.
 

@@ -45,7 +45,7 @@ from relo.masks.lbfmg import BackgroundModel, clean_up
 from relo.postprocess import FlowModel, isp, pipeline, quality
 from relo.postprocess.flow.coarse2fine import estimate_coarse2fine
 from relo.report import write_report
-from relo.shards import ShardWriter, build, open_dataset, scene, schema, tiles
+from relo.shards import ShardWriter, build, open_dataset, scene, tiles
 
 # So many pairs tell the CPU seconds of each of the reference's steps.
 SAMPLE = 4

@@ -42,7 +42,7 @@ def run_on_cluster(
     except ImportError as error:
         raise MissingExtraError("distributed", "cluster") from error
     try:
-        client = Client(scheduler, timeout=_CONNECT_S, set_as_default=False)
+        client = Client(scheduler, timeout=_CONNECT_S)
     except (OSError, ValueError, TypeError) as error:
         raise ReloError(
             f"no scheduler answers at {scheduler}",
