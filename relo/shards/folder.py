@@ -97,6 +97,11 @@ def file_stems(scenes: Iterable[str]) -> dict[str, str]:
     return stems
 
 
+def storable(name: str) -> bool:
+    """Whether a scene or a pair can be called that: readers refuse names that lead out of a folder."""
+    return name.isprintable() and "\\" not in name and not name.startswith("/") and ".." not in name.split("/")
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Settings that differ, as "stage.key: old -> new"."""
     found = []

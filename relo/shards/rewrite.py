@@ -18,6 +18,7 @@ from relo.errors import ConfigError, ShardError
 from relo.parallel import lost_interrupts
 from relo.progress import Progress
 from relo.shards import schema, tiles
+from relo.shards.card import has_card, write_card
 from relo.shards.reader import Shard, close_files, open_dataset, read_index
 
 Edit = Callable[[h5py.File, Shard], None]
@@ -211,6 +212,9 @@ def _rewrite_all(
         for path in made:  # without its index a new folder is of no use
             path.unlink(missing_ok=True)
         raise
+    if index is not None and has_card(source):
+        with suppress(ShardError):  # of a shard that was not asked for
+            write_card(out)
     return result
 
 

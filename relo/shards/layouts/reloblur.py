@@ -1,11 +1,13 @@
 """The public ReLoBlur layout: `<base>/dataset/{train,test}/sNN/MM/NN_blur.png` and `NN_sharp.png`.
 
+Published are train and test; val is understood, too.
+
 What relo makes of it lies beside `dataset`, in folders of the same tree: `<base>/masks/train/sNN/MM/NN.png`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,14 @@ import numpy as np
 from relo.capture.session import Problem
 from relo.errors import ShardError
 from relo.images import READABLE, ImageError, read_image
+from relo.shards.layouts.files import Found, LayoutPair, image_files, only_file
 
 __all__ = [
     "LayoutPair",
     "base_folder",
+    "find_all",
     "find_pairs",
+    "frame_paths",
     "is_layout",
     "mask_path",
     "read_image",
@@ -25,31 +30,10 @@ __all__ = [
     "short_path",
 ]
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "val", "test")
 _DATASET = "dataset"
 _ROLES = ("blur", "sharp")
-
-
-@dataclass(frozen=True)
-class LayoutPair:
-    """A blurred frame and its sharp partner.
-
-    Attributes
-    ----------
-    split : str
-        "train" or "test".
-    scene : str
-        "sNN/MM": one camera position.
-    id : str
-        "NN", the name within the scene.
-    blur, sharp : Path
-    """
-
-    split: str
-    scene: str
-    id: str
-    blur: Path
-    sharp: Path
+_BESIDE = {"mask": "masks", "short": "short"}
 
 
 def is_layout(root: Path) -> bool:
@@ -105,6 +89,49 @@ def find_pairs(root: str | Path) -> tuple[list[LayoutPair], list[Problem]]:
         advice = "Check the names of folders and files."
         raise ShardError("holds no frame named like s01/01/00_blur.png", file=splits[0], advice=advice)
     return pairs, problems
+
+
+def find_all(root: Path, masks: Path | None = None) -> Found:
+    """Find every pair, with its mask and short exposure where the layout has them.
+
+    Parameters
+    ----------
+    root : Path
+        As in `find_pairs`.
+    masks : Path, optional
+        Folder with `train/sNN/MM/NN.png`, or that holds such a folder `masks`; the folder `masks` beside `dataset`
+        if not given. Of v1 some are missing (train/s04/00/00.png) or have 0 bytes: such pairs are problems.
+    """
+    pairs, problems = find_pairs(root)
+    base = base_folder(root)
+    if masks is not None:
+        masks = masks / "masks" if (masks / "masks").is_dir() else masks
+        if not masks.is_dir():
+            raise ShardError("is no folder", file=masks, advice="Give the folder that holds the masks.")
+    elif (base / "masks").is_dir():
+        masks = base / "masks"
+    found = Found(problems=problems, masks=masks)
+    mask_files = {} if masks is None else image_files(masks)
+    short_files = image_files(base / "short")
+    for pair in pairs:
+        key = f"{pair.split}/{pair.scene}/{pair.id}"
+        mask = only_file(mask_files, key, found, pair.scene, pair.id, "mask")
+        short = only_file(short_files, key, found, pair.scene, pair.id, "short exposure")
+        if len(mask_files.get(key, [])) > 1 or len(short_files.get(key, [])) > 1:
+            continue
+        if masks is not None and mask is None:
+            advice = "Copy it there; 'relo masks' makes masks anew."
+            found.leave_out(masks / f"{key}.png", "mask is missing", advice, pair.scene, pair.id)
+            continue
+        found.pairs.append(replace(pair, mask=mask, short=short))
+    return found
+
+
+def frame_paths(split: str, folder: str, name: str) -> dict[str, Path]:
+    """Where the images of a pair go below a base: "blur", "sharp", "mask" and "short"."""
+    frames = Path(_DATASET, split, folder)
+    paths = {role: frames / f"{name}_{role}.png" for role in _ROLES}
+    return paths | {role: Path(kind, split, folder, f"{name}.png") for role, kind in _BESIDE.items()}
 
 
 def mask_path(pair: LayoutPair, out: Path) -> Path:

@@ -169,5 +169,6 @@ def _store(file: h5py.File, shard: Shard, new: Mapping[int, _Waiting], recipe: M
         if entry.imported is not None:
             imported[shard.ids[index]] = entry.imported.as_dict()
     set_columns(file, columns)
-    file.attrs["mask_version"] = int(file.attrs.get("mask_version", 1)) + 1
+    before = file.attrs.get("mask_version", 1)
+    file.attrs["mask_version"] = 1 if isinstance(before, str) else int(before) + 1  # a word names published masks
     file.attrs[MASK_SOURCE] = canonical_json({**source, **(recipe or {}), "imported": imported})
