@@ -3,7 +3,7 @@
     python benchmarks/patches.py [--shards DIR] [--seconds 6] [--quick] [--json]
 
 A patch is 256 x 256 pixels of the blurred frame, the sharp frame and the mask, half of them centred on a blurred
-pixel, mirrored or not, as a float tensor, made in a loader process. The PNG folder is read as public training codes
+pixel, mirrored or not, as uint8 tensors, made in a loader process. The PNG folder is read as public training codes
 do: three whole images are decoded (OpenCV), one window of each is used. "Cold" means that the system's cache was
 emptied of the files before; "first" is the first pass over shards, in which masks are counted.
 
@@ -34,7 +34,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from relo.parallel import reuse_freed_memory
 from relo.shards import Dataset, open_dataset
-from relo.training.data import EndlessBatches, Patches, to_tensor
+from relo.training.data import EndlessBatches, Patches
 from relo.training.recipe import Recipe, load_recipe
 from relo.training.sampling import Box, blur_aware_corner, mirror
 
@@ -66,11 +66,8 @@ class WholeFiles(TorchDataset[Any]):
         y, x = blur_aware_corner(Box(0, 0, *mask.shape), size, rng, pick, self.recipe.bapc)
         cut = [image[y : y + size, x : x + size] for image in (blur, sharp, mask)]
         blur, sharp, mask = mirror(cut, rng, self.recipe.hflip, self.recipe.vflip)
-        return {
-            "blur": to_tensor(blur),
-            "sharp": to_tensor(sharp),
-            "mask": torch.from_numpy((mask > 0).astype(np.float32)[None]),
-        }
+        planes = {"blur": blur.transpose(2, 0, 1), "sharp": sharp.transpose(2, 0, 1), "mask": mask[None]}
+        return {name: torch.from_numpy(np.ascontiguousarray(plane)) for name, plane in planes.items()}
 
 
 class ReadPng:

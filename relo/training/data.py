@@ -34,8 +34,8 @@ class Item(TypedDict):
 
     Attributes
     ----------
-    blur, sharp : (3, H, W) float32 tensor in [0, 1]
-    mask : (1, H, W) float32 tensor of 0 and 1
+    blur, sharp : (3, H, W) float32 tensor in [0, 1], or uint8
+    mask : (1, H, W) float32 tensor of 0 and 1, or uint8 of 0 and 255
     name : str
         scene/id.
     """
@@ -48,6 +48,9 @@ class Item(TypedDict):
 
 class Patches(TorchDataset[Item]):
     """Patches of a dataset by (epoch, index), cut within the valid part of each frame.
+
+    Patches of 8-bit frames are uint8, a quarter of what has to go from a loader process to the one that trains;
+    `to_float` belongs there.
 
     Parameters
     ----------
@@ -88,7 +91,15 @@ class Patches(TorchDataset[Item]):
         )
         window = Box(y, x, recipe.crop, recipe.crop)
         images = [sample.crop(name, *window) for name in ("blur", "sharp", "mask")]
-        return to_item(sample, *mirror(images, rng, recipe.hflip, recipe.vflip))
+        blur, sharp, mask = mirror(images, rng, recipe.hflip, recipe.vflip)
+        if blur.dtype != np.uint8:
+            return to_item(sample, blur, sharp, mask)
+        return {
+            "blur": torch.from_numpy(np.ascontiguousarray(blur.transpose(2, 0, 1))),
+            "sharp": torch.from_numpy(np.ascontiguousarray(sharp.transpose(2, 0, 1))),
+            "mask": torch.from_numpy(np.where(mask[None] > 0, np.uint8(255), np.uint8(0))),
+            "name": f"{sample.scene}/{sample.id}",
+        }
 
 
 class WholeImages(TorchDataset[Item]):
@@ -227,6 +238,15 @@ def to_item(sample: Sample, blur: NDArray[Any], sharp: NDArray[Any], mask: NDArr
         "mask": torch.from_numpy((mask > 0).astype(np.float32)[None]),
         "name": f"{sample.scene}/{sample.id}",
     }
+
+
+def to_float(batch: Item) -> Item:
+    """Bring the uint8 tensors of an item or a batch to float32 in [0, 1]; others stay as they are."""
+    floats = {key: batch[key] for key in ("blur", "sharp", "mask")}
+    floats = {
+        key: value.float().div_(255) if value.dtype == torch.uint8 else value for key, value in floats.items()
+    }
+    return {**batch, **floats}  # type: ignore[typeddict-item]
 
 
 def to_tensor(image: NDArray[Any]) -> Tensor:

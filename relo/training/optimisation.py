@@ -26,6 +26,7 @@ from relo.atomic import unfinished
 from relo.errors import TrainingError
 from relo.training import metrics
 from relo.training.checkpoint import FILE_NAME, save_checkpoint
+from relo.training.data import to_float
 from relo.training.losses import total_loss
 from relo.training.recipe import Recipe
 from relo.training.run_files import LAST, METRICS
@@ -43,6 +44,10 @@ class RestorationTraining(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Make dropout depend on seed and step alone, so that a resumed run repeats it."""
         torch.manual_seed(self.recipe.seed * 1_000_003 + self.global_step)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
+        """Patches come as bytes."""
+        return to_float(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Terms of the loss of one batch; "loss" is what is minimised."""

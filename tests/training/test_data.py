@@ -22,6 +22,7 @@ from relo.training.data import (
     WholeImages,
     hold_out_scenes,
     spread_order,
+    to_float,
     to_tensor,
 )
 from relo.training.sampling import Box
@@ -36,6 +37,8 @@ def equal(a, b):
 def test_a_patch_is_a_cut_of_its_images(dataset_dir, tiny_recipe):
     patches = Patches(open_dataset(dataset_dir), tiny_recipe("hflip=0", "vflip=0"))
     item, sample = patches[(0, 4)], patches.dataset[4]
+    assert {item[key].dtype for key in ("blur", "sharp", "mask")} == {torch.uint8}
+    item = to_float(item)
     assert item["name"] == f"{sample.scene}/{sample.id}"
     assert item["blur"].shape == item["sharp"].shape == (3, 16, 16)
     assert item["mask"].shape == (1, 16, 16)
@@ -201,7 +204,7 @@ def test_patches_stay_within_the_valid_area(tmp_path, tiny_recipe):
 
 
 def find(item, sample):
-    whole = to_tensor(sample.blur)
+    item, whole = to_float(item), to_tensor(sample.blur)
     for y in range(whole.shape[1] - 15):
         for x in range(whole.shape[2] - 15):
             window = whole[:, y : y + 16, x : x + 16]
@@ -222,6 +225,13 @@ def test_sixteen_bits_reach_the_tensor(tmp_path, tiny_recipe):
     np.testing.assert_array_equal(
         np.rint(item["sharp"].double().numpy() * 65535).astype(np.uint16).transpose(1, 2, 0), dataset[0].sharp
     )
+
+
+def test_patches_of_sixteen_bits_are_floats(tmp_path, tiny_recipe):
+    dataset = open_dataset(write_dataset(tmp_path / "d", {"a": "train"}, dtype=np.uint16))
+    item = Patches(dataset, tiny_recipe())[(0, 0)]
+    assert item["blur"].dtype == torch.float32 and torch.equal(to_float(item)["blur"], item["blur"])
+    find(item, dataset[0])
 
 
 def test_validation_images_are_spread_evenly(dataset_dir):
