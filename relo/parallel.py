@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 def run_tasks(
@@ -96,8 +99,19 @@ def run_tasks(
 
 
 def _one_process(threads: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(_METHOD)
     return ProcessPoolExecutor(1, mp_context=context, initializer=start_worker, initargs=(threads,))
+
+
+def prepare_workers(modules: Sequence[str]) -> None:
+    """Let a server import `modules` beside this process, so that workers have them when they start.
+
+    Without it each worker takes a second to begin. Nothing happens where the system has no such server.
+    """
+    if _METHOD == "forkserver":
+        multiprocessing.get_context(_METHOD).set_forkserver_preload(list(modules))
+        with _interrupts_later():
+            forkserver.ensure_running()
 
 
 @contextmanager
@@ -202,5 +216,7 @@ def limit_threads(threads: int) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     import cv2
+    import numba
 
     cv2.setNumThreads(threads)
+    numba.set_num_threads(min(threads, numba.get_num_threads()))  # it may have been imported before

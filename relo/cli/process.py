@@ -68,6 +68,10 @@ def command(
     exposures. A rerun continues where the last one stopped; pairs that cannot be used are listed with the
     reason, and the exit code is then 3.
     """
+    if scheduler is None and not dry_run and jobs != 1 and len(list(raw_dir.glob("scenes/*/"))) > 1:
+        from relo.parallel import prepare_workers
+
+        prepare_workers(["relo.shards.scene"])  # they import beside us
     if scheduler is not None and jobs is not None:
         raise click.UsageError("--jobs is for this machine; with --scheduler its workers decide.")
     from relo.config import load_config

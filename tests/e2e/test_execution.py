@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -181,18 +182,13 @@ def test_a_scene_that_has_gone_goes_from_the_dataset(session: Path):
     assert [path.name for path in session.with_name("s-shards").glob("*.h5")] == ["scene_01-000.h5"]
 
 
-def children(process: int) -> list[int]:
-    """Workers of a running `relo process`; the resource tracker is no worker."""
-    found = []
+def workers_of(process: int) -> list[int]:
+    """Workers of a running `relo process`: the grandchildren, which a server has forked."""
+    parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-            line = (stat.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == process and b"spawn_main" in line:
-            found.append(int(stat.parent.name))
-    return found
+        with suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    return [child for child, parent in parents.items() if parents.get(parent) == process]
 
 
 @pytest.mark.slow
@@ -215,7 +211,7 @@ def test_killed_at_random_moments(small_shards: Path, session: Path, who: str):
                        for name in names), names  # fmt: skip
             assert relo("process", session).code == 0
         else:
-            workers = children(process.pid)
+            workers = workers_of(process.pid)
             for worker in workers[:1]:
                 os.kill(worker, signal.SIGKILL)
             assert process.wait(120) == 0, "it is replaced, and its scene begun again"
