@@ -79,5 +79,3 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-

@@ -17,6 +17,7 @@ from pydantic import Field, PositiveFloat, ValidationError, field_validator
 
 from relo.capture.dng import sidecar_path
 from relo.capture.frame import PATTERNS, RawFrame, flip_pattern
+from relo.capture.mosaic_file import MAX_PIXELS, check_claim, read_png, read_tiff
 from relo.config import Config, describe_validation_error
 from relo.errors import CaptureError
 
@@ -28,8 +29,9 @@ LIBRAW_SUFFIXES = (
 )  # fmt: skip
 RAW_SUFFIXES = (*LIBRAW_SUFFIXES, *MOSAIC_SUFFIXES, HEADERLESS_SUFFIX)
 
-# A frame above this is taken for a damaged header, not for a photograph.
-MAX_PIXELS = 400_000_000
+# The most pixels a byte can stand for in what LibRaw reads: a frame of one colour, without loss, has about 8.
+_DENSEST_RAW = 16
+_MAX_SIDECAR_BYTES = 1_000_000
 
 _COPY_AGAIN = "Copy it again."
 _NO_WHITE_BALANCE = "no white balance in the file: gains of 1 assumed"
@@ -75,8 +77,8 @@ class CameraSettings(Config):
 
 class _Sidecar(Config):
     camera: str = ""
-    iso: float | None = None
-    nd_transmittance: float | None = None
+    iso: float | None = Field(None, gt=0, allow_inf_nan=False)
+    nd_transmittance: float | None = Field(None, gt=0, le=1)
     black: tuple[float, float, float, float] | None = None
     white: float | None = None
 
@@ -135,16 +137,17 @@ def _read_libraw(path: Path, settings: CameraSettings) -> RawFrame:
 
     try:
         with rawpy.imread(str(path)) as raw:
-            if raw.sizes.raw_width * raw.sizes.raw_height > MAX_PIXELS:
-                raise ValueError(f"claims {raw.sizes.raw_width} x {raw.sizes.raw_height} pixels: damaged header?")
+            # Nothing is decoded yet. Without a pattern LibRaw may set aside four values a pixel.
+            cell = _raw_pattern(raw)
+            limit = MAX_PIXELS if cell is not None else MAX_PIXELS // 2
+            check_claim(raw.sizes.raw_width, raw.sizes.raw_height, path.stat().st_size, _DENSEST_RAW, limit)
             mosaic = raw.raw_image_visible
             if mosaic is None or mosaic.ndim != 2:
                 raise ValueError("is no Bayer mosaic (three values a pixel); give the undeveloped RAW")
-            pattern = _bayer_pattern(raw)
+            pattern = _bayer_pattern(raw, cell)
             black = raw.black_level_per_channel
             # A file without a Bayer pattern may name fewer than four levels.
-            cell = raw.raw_pattern if pattern else None
-            index = np.arange(4) % len(black) if cell is None else np.ravel(cell)
+            index = np.ravel(cell) if pattern and cell is not None else np.arange(4) % len(black)
             wb, wb_notes = _white_balance(raw.camera_whitebalance)
             matrix, matrix_notes = _colour_matrix(raw)
             shutter = float(raw.other.shutter_speed)
@@ -161,14 +164,14 @@ def _read_libraw(path: Path, settings: CameraSettings) -> RawFrame:
                 white=float(raw.white_level),
                 wb=wb,
                 colour_matrix=matrix,
-                exposure_s=shutter if shutter > 0 else None,
-                iso=iso if iso > 0 else None,
+                exposure_s=shutter if 0 < shutter < np.inf else None,
+                iso=iso if 0 < iso < np.inf else None,
                 notes=(
                     *(wb_notes if settings.white_balance is None else ()),
                     *(matrix_notes if settings.colour_matrix is None else ()),
                 ),
             )
-    except rawpy.LibRawError as error:
+    except (rawpy.LibRawError, rawpy.NotSupportedError, RuntimeError) as error:
         reason = error.args[0] if error.args else error
         reason = reason.decode(errors="replace") if isinstance(reason, bytes) else reason
         raise CaptureError(
@@ -177,10 +180,18 @@ def _read_libraw(path: Path, settings: CameraSettings) -> RawFrame:
     return frame
 
 
-def _bayer_pattern(raw: Any) -> str | None:
-    if raw.raw_pattern is None or raw.raw_pattern.shape != (2, 2) or raw.color_desc != b"RGBG":
+def _raw_pattern(raw: Any) -> np.ndarray | None:
+    try:
+        cell = raw.raw_pattern
+    except NotImplementedError:  # a pattern of a size that only damage makes
         return None
-    pattern = "".join("RGBG"[index] for index in raw.raw_pattern.ravel())
+    return None if cell is None else np.asarray(cell)
+
+
+def _bayer_pattern(raw: Any, cell: np.ndarray | None) -> str | None:
+    if cell is None or cell.shape != (2, 2) or raw.color_desc != b"RGBG":
+        return None
+    pattern = "".join("RGBG"[index] for index in cell.ravel())
     return pattern if pattern in PATTERNS else None
 
 
@@ -206,23 +217,7 @@ def _colour_matrix(raw: Any) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _read_mosaic(path: Path, settings: CameraSettings) -> RawFrame:
-    if path.suffix.lower() == ".png":
-        import cv2
-
-        mosaic = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-        if mosaic is None:
-            raise CaptureError("is no readable PNG", file=path, advice=_COPY_AGAIN)
-    else:
-        import tifffile
-
-        try:
-            mosaic = tifffile.imread(path)
-        except Exception as error:  # tifffile raises many kinds on damaged files
-            raise CaptureError(f"is no readable TIFF ({error})", file=path, advice=_COPY_AGAIN) from error
-    if mosaic.ndim != 2 or mosaic.dtype != np.uint16:
-        raise ValueError(
-            f"is {mosaic.shape} {mosaic.dtype}, a mosaic must be one 16-bit channel; give the undeveloped RAW"
-        )
+    mosaic = read_png(path) if path.suffix.lower() == ".png" else read_tiff(path)
     return _frame_without_metadata(mosaic, settings)
 
 
@@ -231,6 +226,8 @@ def _read_headerless(path: Path, settings: CameraSettings, size: int) -> RawFram
     if width is None or height is None:
         raise ValueError("a headerless .raw needs cameras.<B|S>.width and height in session.yaml")
     pixels = width * height
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"has {width} x {height} pixels by session.yaml, more than any sensor")
     data_bytes = size - settings.header_bytes
     if data_bytes == 2 * pixels:
         mosaic = np.fromfile(path, "<u2", offset=settings.header_bytes).astype(np.uint16)
@@ -289,12 +286,14 @@ def _with_sidecar(path: Path, frame: RawFrame) -> RawFrame:
     if not sidecar.is_file():
         return frame
     try:
+        if sidecar.stat().st_size > _MAX_SIDECAR_BYTES:
+            raise ValueError("it is far too long")
         values = _Sidecar.model_validate(json.loads(sidecar.read_text(encoding="utf-8")))
     except ValidationError as error:
         raise CaptureError(
             describe_validation_error(_Sidecar, error), file=sidecar, advice="Mend or delete it."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaptureError(f"is no valid JSON ({error})", file=sidecar, advice="Mend or delete it.") from error
     return replace(
         frame,

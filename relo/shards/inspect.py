@@ -5,8 +5,8 @@ Nothing here stops at the first damaged file: what is wrong becomes a `Damage`, 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import numpy as np
 from relo.atomic import file_sha256
 from relo.errors import ShardError
 from relo.progress import Progress
-from relo.shards import schema
-from relo.shards.reader import Sample, Shard, close_files, read_index
+from relo.shards import schema, tiles
+from relo.shards.checks import ADVICE, MAX_PAIRS
+from relo.shards.reader import Sample, Shard, close_files, listed_file, read_index
 
 # What h5py raises for a damaged file, depending on which bytes are hit.
 _UNREADABLE = (ShardError, OSError, RuntimeError, KeyError, ValueError, TypeError)
+_QUARANTINE_ADVICE = "Mend the line, or run the same 'relo process' again."
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,8 @@ class Inspection:
 
 
 def split_flags(flags: str) -> tuple[str, ...]:
-    """Take the flags of a row of /pairs apart: "a,b" -> ("a", "b")."""
+    """Take the flags of a row of /pairs apart: "a,b" -> ("a", "b"); what cannot be printed becomes "?"."""
+    flags = "".join(letter if letter.isprintable() else "?" for letter in flags)
     return tuple(flag.strip() for flag in flags.split(",") if flag.strip())
 
 
@@ -144,12 +147,15 @@ def inspect_shards(path: str | Path) -> Inspection:
         try:
             shards.append(_summarise(_open(root, entry)))
         except _UNREADABLE as error:
-            damage.append(Damage(str(entry.get("file")), "", _reason(error)))
+            damage.append(Damage(_name(entry), "", _reason(error)))
     return Inspection(tuple(shards), _quarantined(Path(path)), tuple(damage))
 
 
 def verify_shards(path: str | Path, progress: Progress | None = None) -> list[Damage]:
-    """Recompute every checksum of `dataset.json` and decode every image of every pair.
+    """Recompute every checksum, of shards and of pairs, and decode every image.
+
+    A pair whose stored bytes are not those that were written is named without decoding it. Shards of an older relo
+    have no checksums of pairs; there decoding alone tells.
 
     Parameters
     ----------
@@ -169,26 +175,27 @@ def verify_shards(path: str | Path, progress: Progress | None = None) -> list[Da
     total = sum(_count(entry) for entry in entries)
     done = 0
     for entry in entries:
-        name = str(entry.get("file"))
+        name = _name(entry)
         try:
-            expected = entry.get("sha256")
-            if expected is not None and file_sha256(_shard_path(root, entry)) != expected:
-                damage.append(Damage(name, "", "sha256 differs from dataset.json"))
+            if "sha256" in entry and file_sha256(_shard_path(root, entry)) != entry["sha256"]:
+                damage.append(Damage(name, "", f"sha256 differs from {schema.DATASET_FILE}. {ADVICE}"))
             shard = _open(root, entry)
             damage += [Damage(name, "", reason) for reason in _contradictions(shard, entry)]
             total += shard.count - _count(entry)
-            _probe(lambda shard=shard: shard.valid, name, "", damage)  # type: ignore[misc]
+            checksums = _checksums(shard)
         except _UNREADABLE as error:
             damage.append(Damage(name, "", _reason(error)))
             done += _count(entry)
             continue
         for index in range(shard.count):
             sample = Sample(shard, index)
-            _probe(lambda sample=sample: _decode(sample), name, sample.id, damage)  # type: ignore[misc]
+            reason = _damage_of_pair(sample, checksums[index])
+            if reason:
+                damage.append(Damage(name, sample.id, reason))
             done += 1
             if progress:
                 progress(done, total, f"{shard.scene}/{sample.id}")
-    return damage
+    return damage + (_damage_of_quarantine(root) if Path(path).is_dir() else [])
 
 
 def _entries(path: Path) -> tuple[Path, list[dict[str, Any]]]:
@@ -196,7 +203,8 @@ def _entries(path: Path) -> tuple[Path, list[dict[str, Any]]]:
     if path.is_dir():
         entries = read_index(path)["shards"]
         if not all(isinstance(entry, dict) for entry in entries):
-            raise ShardError("lists a shard that is no object", file=path / schema.DATASET_FILE)
+            reason = "lists a shard that is no object"
+            raise ShardError(reason, file=path / schema.DATASET_FILE, advice=ADVICE)
         return path, entries
     if not path.is_file():
         raise ShardError("does not exist", file=path, advice="Give the folder that 'relo process' has made.")
@@ -205,16 +213,20 @@ def _entries(path: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 def _quarantined(path: Path) -> int:
     count = read_index(path).get("quarantined") if path.is_dir() else 0
-    return count if isinstance(count, int) else 0
+    return max(0, count) if isinstance(count, int) else 0
 
 
 def _shard_path(root: Path, entry: dict[str, Any]) -> Path:
+    path = listed_file(root, entry)
+    if not path.is_file():
+        raise ShardError("is missing", advice=ADVICE)
+    return path
+
+
+def _name(entry: dict[str, Any]) -> str:
+    """What an entry of `dataset.json` says its file is, fit to be printed."""
     name = entry.get("file")
-    if not isinstance(name, str) or Path(name).name != name:
-        raise ShardError(f"dataset.json names '{name}', which is no file of this folder")
-    if not (root / name).is_file():
-        raise ShardError("is missing", advice="Copy it again, or run 'relo process' again.")
-    return root / name
+    return name if isinstance(name, str) and name.isprintable() else ascii(name)[:60]
 
 
 def _open(root: Path, entry: dict[str, Any]) -> Shard:
@@ -224,6 +236,10 @@ def _open(root: Path, entry: dict[str, Any]) -> Shard:
 def _summarise(shard: Shard) -> ShardSummary:
     pairs = shard.pairs
     flags = [split_flags(value.decode(errors="replace")) for value in pairs["flags"]]
+    # Elsewhere than in [0, 1] it is as good as unknown.
+    coverage = np.where(
+        (pairs["blur_fraction"] >= 0) & (pairs["blur_fraction"] <= 1), pairs["blur_fraction"], np.nan
+    )
     return ShardSummary(
         file=shard.path.name,
         scene=shard.scene,
@@ -235,7 +251,7 @@ def _summarise(shard: Shard) -> ShardSummary:
         short="short" in shard.file,
         bytes=shard.path.stat().st_size,
         config_sha256=str(shard.file.attrs["config_sha256"]),
-        coverage=tuple(float(value) for value in pairs["blur_fraction"]),
+        coverage=tuple(float(value) for value in coverage),
         flags=tuple(flag for row in flags for flag in row),
     )
 
@@ -243,10 +259,49 @@ def _summarise(shard: Shard) -> ShardSummary:
 def _contradictions(shard: Shard, entry: dict[str, Any]) -> list[str]:
     found = {"scene": shard.scene, "split": shard.split, "pairs": shard.count}
     return [
-        f"holds {key} '{value}', dataset.json says '{entry[key]}'"
+        f"holds {key} '{value}', dataset.json says '{_shown(entry[key])}'"
         for key, value in found.items()
         if key in entry and entry[key] != value
     ]
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() and len(text) <= 80 else f"{ascii(text)[:80]}"
+
+
+def _checksums(shard: Shard) -> list[str]:
+    """Recorded checksum of each pair, "" where an older relo has recorded none."""
+    pairs = shard.pairs
+    names = pairs.dtype.names or ()
+    return [value.decode() for value in pairs["sha256"]] if "sha256" in names else [""] * shard.count
+
+
+def _damage_of_pair(sample: Sample, checksum: str) -> str:
+    """What is wrong with a pair, or ""; bytes that have changed are not given to a decoder."""
+    try:
+        if checksum and tiles.stored_sha256(sample.shard.file, sample.index) != checksum:
+            return f"its stored images differ from its sha256 in /pairs. {ADVICE}"
+        _decode(sample)
+    except _UNREADABLE as error:
+        return _reason(error)
+    return ""
+
+
+def _damage_of_quarantine(root: Path) -> list[Damage]:
+    """Lines of `quarantine.jsonl` that are no JSON objects."""
+    path = root / schema.QUARANTINE_FILE
+    if not path.is_file():
+        return []
+    damage = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            good = not line.strip() or isinstance(json.loads(line), dict)
+        except (ValueError, RecursionError):
+            good = False
+        if not good:
+            damage.append(Damage(path.name, "", f"line {number} is no JSON object. {_QUARANTINE_ADVICE}"))
+    return damage
 
 
 def _decode(sample: Sample) -> None:
@@ -254,13 +309,6 @@ def _decode(sample: Sample) -> None:
         getattr(sample, name)
     if not np.isin(sample.mask, (0, 255)).all():
         raise ValueError("mask holds values other than 0 and 255")
-
-
-def _probe(read: Callable[[], Any], file: str, pair: str, damage: list[Damage]) -> None:
-    try:
-        read()
-    except _UNREADABLE as error:
-        damage.append(Damage(file, pair, _reason(error)))
 
 
 def _reason(error: BaseException) -> str:
@@ -271,7 +319,7 @@ def _reason(error: BaseException) -> str:
 
 def _count(entry: dict[str, Any]) -> int:
     pairs = entry.get("pairs")
-    return pairs if isinstance(pairs, int) and pairs > 0 else 0
+    return min(pairs, MAX_PAIRS) if isinstance(pairs, int) and pairs > 0 else 0
 
 
 def _sorted(counter: Counter[str]) -> dict[str, int]:

@@ -11,49 +11,95 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import hdf5plugin  # noqa: F401 - registers the compression filters
 import numpy as np
 
 from relo.errors import ShardError
-from relo.postprocess.flow.model import FlowModel
-from relo.shards import schema
+from relo.shards import probe, schema, stored
+from relo.shards.checks import ADVICE
+from relo.shards.stored import TileGuard
+
+if TYPE_CHECKING:
+    from relo.postprocess.flow.model import FlowModel
 
 _MAX_OPEN = 16
-_open_files: OrderedDict[tuple[int, str], h5py.File] = OrderedDict()
+_IMAGES = (*schema.IMAGES, "mask", "valid")
 
 
-def _file(path: Path) -> h5py.File:
-    """Handle of a shard that belongs to this process: a forked child must not share its parent's."""
+@dataclass
+class _Handle:
+    """An open file: what it was when it was opened, and the datasets that have been read."""
+
+    file: h5py.File
+    stamp: probe.Stamp
+    datasets: dict[str, tuple[h5py.Dataset, TileGuard | None]] = field(default_factory=dict)
+
+
+_Key = tuple[int, str]  # process and path: a forked child must not share its parent's handles
+_open_files: OrderedDict[_Key, _Handle] = OrderedDict()
+# What has been checked stays checked when a file is closed to make room for another, and in forked children.
+_guards: dict[str, tuple[probe.Stamp, dict[str, TileGuard]]] = {}
+
+
+def _handle(path: Path) -> _Handle:
+    """Handle of a shard that belongs to this process."""
     key = (os.getpid(), str(path))
     if key in _open_files:
         _open_files.move_to_end(key)
         return _open_files[key]
+    stamp = probe.file_stamp(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise ShardError(
-            "cannot be opened as HDF5: missing, damaged or half copied", file=path, advice="Copy or make it again."
-        ) from error
-    _open_files[key] = file
+        reason = "cannot be opened as HDF5: missing, damaged or half copied"
+        raise ShardError(reason, file=path, advice=ADVICE) from error
+    _open_files[key] = handle = _Handle(file, stamp)
     while len(_open_files) > _MAX_OPEN:
         (process, _), oldest = _open_files.popitem(last=False)
         if process == os.getpid():
-            oldest.close()
-    return file
+            oldest.file.close()
+    return handle
+
+
+def _dataset(path: Path, name: str) -> tuple[h5py.Dataset, TileGuard | None]:
+    """Dataset `name`, and what checks its tiles before they are decoded; None where opening has checked all."""
+    handle = _handle(path)
+    if name not in handle.datasets:
+        dataset = handle.file[name]
+        handle.datasets[name] = dataset, _guard(path, handle, name, dataset) if name != "valid" else None
+    return handle.datasets[name]
+
+
+def _guard(path: Path, handle: _Handle, name: str, dataset: h5py.Dataset) -> TileGuard:
+    key = str(path)
+    if key not in _guards or _guards[key][0] != handle.stamp:
+        _guards[key] = handle.stamp, {}
+    guards = _guards[key][1]
+    if name not in guards:
+        guards[name] = TileGuard(dataset)
+    return guards[name]
+
+
+def _forget_changed(path: Path) -> None:
+    """Close a file that is not what it was when this process opened it."""
+    key = (os.getpid(), str(path))
+    if key in _open_files and _open_files[key].stamp != probe.file_stamp(path):
+        _open_files.pop(key).file.close()
 
 
 def close_files() -> None:
     """Close every shard this process holds open."""
     while _open_files:
-        (process, _), file = _open_files.popitem()
+        (process, _), handle = _open_files.popitem()
         if process == os.getpid():
-            file.close()
+            handle.file.close()
+    _guards.clear()
 
 
 @contextmanager
@@ -62,8 +108,8 @@ def _reading(path: Path, what: str = "the file") -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
-        advice = "Delete this shard and process again."
-        raise ShardError(f"{what} cannot be decoded: the file is damaged", file=path, advice=advice) from error
+        reason = f"{what} cannot be decoded: the file is damaged"
+        raise ShardError(reason, file=path, advice=ADVICE) from error
 
 
 @dataclass(frozen=True)
@@ -97,39 +143,18 @@ class Shard:
             It is no shard, of another version, or its datasets do not fit together.
         """
         path = Path(path)
+        probe.require_sound(path)
+        _forget_changed(path)
         with _reading(path):
-            return cls._checked(path, _file(path))
-
-    @classmethod
-    def _checked(cls, path: Path, file: h5py.File) -> Shard:
-        if file.attrs.get("format") != schema.FORMAT:
-            raise ShardError("is no relo shard (attribute format is missing)", file=path)
-        if file.attrs.get("version") != schema.VERSION:
-            raise ShardError(
-                f"has format version {file.attrs.get('version')}, this relo reads version {schema.VERSION}",
-                file=path,
-                advice="Install the relo version that made it, or process again.",
-            )
-        missing = [name for name in ("blur", "sharp", "mask", "valid", "pairs") if name not in file]
-        missing += [name for name in ("scene", "split", "config_sha256") if name not in file.attrs]
-        if missing:
-            raise ShardError(f"lacks {', '.join(missing)}", file=path, advice="Make the shard again.")
-        shape = file["blur"].shape
-        count, size = len(file["pairs"]), tuple(file["valid"].shape)
-        expected = {"blur": (count, *size, 3), "sharp": (count, *size, 3), "mask": (count, *size)}
-        if "short" in file:
-            expected["short"] = (count, *size, 3)
-        wrong = [name for name, wanted in expected.items() if file[name].shape != wanted]
-        if len(shape) != 4 or wrong or "id" not in (file["pairs"].dtype.names or ()):
-            raise ShardError(f"has {', '.join(wrong) or 'pairs'} of a wrong shape", file=path)
-        ids = tuple(name.decode() for name in file["pairs"]["id"])
-        height, width = size
-        return cls(path, str(file.attrs["scene"]), str(file.attrs["split"]), count, (height, width), ids)
+            file = _handle(path).file
+            height, width = file["valid"].shape
+            ids = tuple(name.decode() for name in file["pairs"]["id"])
+            return cls(path, file.attrs["scene"], file.attrs["split"], len(ids), (height, width), ids)
 
     @property
     def file(self) -> h5py.File:
         """Open HDF5 file of this process; do not keep it."""
-        return _file(self.path)
+        return _handle(self.path).file
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -144,7 +169,8 @@ class Shard:
     @property
     def pairs(self) -> np.ndarray:
         """(N,) table of the numbers of each pair, see `relo.shards.schema.PAIR_DTYPE`."""
-        return np.asarray(self.file["pairs"][()])
+        with _reading(self.path):
+            return np.asarray(self.file["pairs"][()])
 
     @property
     def bits(self) -> int:
@@ -160,11 +186,13 @@ class Shard:
     @property
     def flow_model(self) -> FlowModel | None:
         """Geometric calibration that was applied to the blurred frames; None for imported data."""
+        from relo.postprocess.flow.model import FlowModel
+
         with _reading(self.path):
             group = self.file.get("calibration/flow")
             if group is None:
                 return None
-            residual = np.asarray(group["residual"][()]) if "residual" in group else None
+            residual = self._residual(group["residual"]) if "residual" in group else None
             height, width = (int(value) for value in group.attrs["shape"])
             return FlowModel(
                 shape=(height, width),
@@ -177,8 +205,16 @@ class Shard:
     @property
     def flow(self) -> np.ndarray:
         """(H, W, 2) float32 flow from camera S to camera B at sensor resolution [px]; zero for imported data."""
+        from relo.postprocess.flow.model import FlowModel
+
         model = self.flow_model
         return (FlowModel.identity(self.size) if model is None else model).dense()
+
+    def _residual(self, dataset: h5py.Dataset) -> np.ndarray:
+        """Dense rest of the flow; too large to have been decoded when the shard was opened."""
+        if dataset.chunks is not None:
+            stored.check_small(dataset, stored.index_tiles(dataset, self.path.stat().st_size))
+        return np.asarray(dataset[()])
 
 
 @dataclass(frozen=True)
@@ -252,16 +288,21 @@ class Sample:
         rows, columns = slice(y, y + height), slice(x, x + width)
         if y < 0 or x < 0 or y + height > self.size[0] or x + width > self.size[1]:
             raise IndexError(f"window {rows}, {columns} leaves the frame of {self.size}")
-        if name not in self.shard.file:
-            raise KeyError(f"the shard has no '{name}'")
         with _reading(self.shard.path, f"pair {self.id}"):
-            if name == "valid":
-                return np.asarray(self.shard.file["valid"][rows, columns])
-            return np.asarray(self.shard.file[name][self.index, rows, columns])
+            handle = _handle(self.shard.path)
+            if name in handle.datasets or (name in _IMAGES and name in handle.file):
+                return self._window(name, y, x, height, width)
+        raise KeyError(f"the shard has no '{name}'")
 
     def _read(self, name: str) -> np.ndarray:
         with _reading(self.shard.path, f"pair {self.id}"):
-            return np.asarray(self.shard.file[name][self.index])
+            return self._window(name, 0, 0, *self.size)
+
+    def _window(self, name: str, y: int, x: int, height: int, width: int) -> np.ndarray:
+        dataset, guard = _dataset(self.shard.path, name)
+        if guard is None:
+            return np.asarray(dataset[y : y + height, x : x + width])
+        return guard.read(dataset, self.index, y, x, height, width)
 
 
 class Dataset:
@@ -329,14 +370,32 @@ def read_index(root: Path) -> dict[str, Any]:
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         advice = "Run 'relo process' with --overwrite."
         raise ShardError(f"is no valid JSON ({error})", file=path, advice=advice) from error
+    except OSError as error:
+        raise ShardError(f"cannot be read ({error.strerror})", file=path, advice="Check its rights.") from error
     if not isinstance(index, dict) or index.get("format") != schema.DATASET_FORMAT:
         raise ShardError("is no index of a relo dataset", file=path)
     if index.get("version") != schema.DATASET_VERSION or not isinstance(index.get("shards"), list):
-        raise ShardError(f"has version {index.get('version')}, expected {schema.DATASET_VERSION}", file=path)
+        found = ascii(index.get("version"))[:40]
+        raise ShardError(f"has version {found}, expected {schema.DATASET_VERSION}", file=path)
     return index
+
+
+def listed_file(root: Path, entry: Any) -> Path:
+    """Path of a shard that `dataset.json` lists, within the folder `root`.
+
+    Raises
+    ------
+    ShardError
+        The entry names no file, or one outside of the folder.
+    """
+    name = entry.get("file") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or Path(name).name != name or not name.isprintable():
+        reason = f"lists a shard without file: {ascii(name)[:60]} is no file of this folder"
+        raise ShardError(reason, file=root / schema.DATASET_FILE, advice=ADVICE)
+    return root / name
 
 
 def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
@@ -357,15 +416,12 @@ def open_dataset(path: str | Path, split: str | None = None) -> Dataset:
     path = Path(path)
     if path.is_dir():
         entries = read_index(path)["shards"]
-        try:
-            files = [(path / entry["file"], str(entry["sha256"])) for entry in entries]
-        except (TypeError, KeyError) as error:
-            raise ShardError("lists a shard without file or sha256", file=path / schema.DATASET_FILE) from error
-        outside = next((file for file, _ in files if file.parent != path), None)
-        if outside is not None:
-            raise ShardError(f"lists '{outside}', a file of another folder", file=path / schema.DATASET_FILE)
-        shards = [Shard.open(file) for file, _ in files]
-        fingerprint = hashlib.sha256(" ".join(sha256 for _, sha256 in files).encode()).hexdigest()
+        files = [listed_file(path, entry) for entry in entries]
+        checksums = [entry.get("sha256") for entry in entries]
+        if not all(isinstance(sha256, str) and sha256.isascii() for sha256 in checksums):
+            raise ShardError("lists a shard without file or sha256", file=path / schema.DATASET_FILE, advice=ADVICE)
+        shards = [Shard.open(file) for file in files]
+        fingerprint = hashlib.sha256(" ".join(checksums).encode()).hexdigest()
         dataset = Dataset(path, shards, fingerprint)
     elif path.is_file():
         shard = Shard.open(path)

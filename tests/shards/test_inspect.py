@@ -87,7 +87,7 @@ def test_damaged_pair_is_named(make_dataset, name):
     assert {item.file for item in damage} == {"shard-000.h5"}
     assert damage[0].pair == "" and "sha256" in damage[0].reason
     assert [item.pair for item in damage[1:]] == ["0002"]
-    assert "decoded" in str(damage[1]) or "mask" in str(damage[1])
+    assert "sha256 in /pairs" in str(damage[1]) and "run the same 'relo process'" in str(damage[1])
 
 
 def test_truncated_and_empty_shards(make_dataset):
@@ -128,3 +128,87 @@ def test_mask_with_other_values(make_dataset):
 def test_flags_are_split():
     assert split_flags(" a, b,,") == ("a", "b")
     assert split_flags("") == ()
+
+
+def without_checksums(path):
+    """Make a shard as an older relo wrote it."""
+    with h5py.File(path, "r+") as file:
+        table = file["pairs"][()]
+        names = [name for name in table.dtype.names if name != "sha256"]
+        del file["pairs"]
+        file["pairs"] = table[names].astype([(name, table.dtype[name]) for name in names])
+
+
+def forget_sha256(root):
+    edit_index(root, lambda index: index["shards"][0].pop("sha256"))
+
+
+def test_a_change_that_can_be_decoded_is_named(make_dataset):
+    """Another valid mask: only its checksum tells."""
+    root = make_dataset()
+    forget_sha256(root)
+    with h5py.File(root / "shard-000.h5", "r+") as file:
+        file["mask"][2, 0, 0] = 255 - file["mask"][2, 0, 0]
+    damage = verify_shards(root)
+    assert [item.pair for item in damage] == ["0002"]
+    assert "sha256 in /pairs" in damage[0].reason and "relo process" in damage[0].reason
+
+
+def test_damaged_bytes_are_not_decoded(make_dataset, monkeypatch):
+    root = make_dataset()
+    damage_chunk(root / "shard-000.h5", "sharp", 1)
+    decoded = []
+    monkeypatch.setattr("relo.shards.inspect._decode", lambda sample: decoded.append(sample.id))
+    verify_shards(root)
+    assert decoded == ["0000", "0002"]
+
+
+def test_shards_of_an_older_relo_are_verified_by_decoding(make_dataset):
+    root = make_dataset()
+    forget_sha256(root)
+    without_checksums(root / "shard-000.h5")
+    assert verify_shards(root) == []
+    damage_chunk(root / "shard-000.h5", "sharp", 1)
+    damage = verify_shards(root)
+    assert [item.pair for item in damage] == ["0001"] and "decoded" in damage[0].reason
+
+
+def test_damage_outside_of_the_pairs_is_that_of_the_file(make_dataset):
+    root = make_dataset()
+    with h5py.File(root / "shard-000.h5", "r+") as file:
+        file.attrs["note"] = "x"
+    (item,) = verify_shards(root)
+    assert (item.file, item.pair) == ("shard-000.h5", "") and item.reason.startswith("sha256 differs")
+
+
+def test_a_recorded_checksum_that_is_damaged_itself(make_dataset):
+    root = make_dataset()
+    forget_sha256(root)
+    with h5py.File(root / "shard-000.h5", "r+") as file:
+        table = file["pairs"][()]
+        table["sha256"][0] = b"0" * 64
+        file["pairs"][...] = table
+    assert [item.pair for item in verify_shards(root)] == ["0000"]
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff", b"[" * 100_000], ids=["cut", "list", "bytes", "deep"])
+def test_a_damaged_quarantine_is_named(make_dataset, line):
+    root = make_dataset([{}], [{"scene": "a", "reason": "x"}])
+    with (root / "quarantine.jsonl").open("ab") as stream:
+        stream.write(b"\n" + line + b"\n")
+    (item,) = verify_shards(root)
+    assert item.file == "quarantine.jsonl" and "line 3" in item.reason
+    assert inspect_shards(root).damage == ()
+
+
+def test_coverage_that_is_none(make_dataset):
+    """Of a damaged table: 1e308 twice is no mean."""
+    root = make_dataset()
+    with h5py.File(root / "shard-000.h5", "r+") as file:
+        table = file["pairs"][()]
+        table["blur_fraction"] = [1e308, 1e308, 0.25]
+        table["flags"][0] = b"a\x1b[31m"
+        file["pairs"][...] = table
+    found = inspect_shards(root)
+    assert found.coverage == (0.25, 0.25, 0.25)
+    assert found.flags == {"a?[31m": 1}

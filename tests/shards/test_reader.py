@@ -114,7 +114,7 @@ def test_a_window_decodes_only_its_tiles(tmp_path: Path):
         stream.write(b"\xff" * far.size)
     sample = open_dataset(path)[0]
     assert sample.crop("blur", 0, 0, 200, 200).shape == (200, 200, 3)
-    with pytest.raises(ShardError, match=r"big\.h5: pair 0000 cannot be decoded.*process again"):
+    with pytest.raises(ShardError, match=r"big\.h5: pair 0000 cannot be decoded.*relo process"):
         sample.crop("blur", 200, 200, 90, 90)
     close_files()
 
@@ -160,7 +160,7 @@ def test_children_read_what_their_parent_has_open(make_dataset, method: str):
 
 
 def _opens_its_own(path: str) -> bool:
-    inherited = {id(file) for file in reader._open_files.values()}
+    inherited = {id(handle.file) for handle in reader._open_files.values()}
     return id(Shard.open(path).file) not in inherited
 
 
@@ -224,7 +224,7 @@ def test_a_folder_without_index(tmp_path: Path):
         ('{"format": "relo-dataset", "version": 9, "shards": []}', "version 9"),
         ('{"format": "relo-dataset", "version": 1}', "version"),
         ('{"format": "relo-dataset", "version": 1, "shards": [{"file": "a.h5"}]}', "without file or sha256"),
-        ('{"format": "relo-dataset", "version": 1, "shards": ["a.h5"]}', "without file or sha256"),
+        ('{"format": "relo-dataset", "version": 1, "shards": ["a.h5"]}', "without file"),
         ('{"format": "relo-dataset", "version": 1, "shards": [{"file": 3, "sha256": ""}]}', "without file"),
     ],
 )
