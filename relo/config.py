@@ -39,6 +39,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({error})", file=path, advice="Give a readable YAML file.") from error
+    except RecursionError as error:
+        raise ConfigError("is nested too deeply", file=path, advice="Mend it.") from error
     except yaml.YAMLError as error:
         raise ConfigError(
             f"is not valid YAML ({' '.join(str(error).split())})", file=path, advice="Mend it."
@@ -60,7 +62,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Iterable[str]) -> dict
             raise ConfigError(f"--set {override}: expected stage.key=value, as in shards.bits=16")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             raise ConfigError(f"--set {override}: the value is not valid YAML.") from error
         node = result
         for key in keys[:-1]:

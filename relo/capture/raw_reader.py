@@ -33,6 +33,8 @@ RAW_SUFFIXES = (*LIBRAW_SUFFIXES, *MOSAIC_SUFFIXES, HEADERLESS_SUFFIX)
 _DENSEST_RAW = 16
 _MAX_SIDECAR_BYTES = 1_000_000
 
+_OTHER_KINDS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"%PDF": "PDF", b"PK\x03\x04": "ZIP"}
+
 _COPY_AGAIN = "Copy it again."
 _NO_WHITE_BALANCE = "no white balance in the file: gains of 1 assumed"
 _NO_COLOUR_MATRIX = "no colour matrix in the file: identity assumed"
@@ -175,9 +177,25 @@ def _read_libraw(path: Path, settings: CameraSettings) -> RawFrame:
         reason = error.args[0] if error.args else error
         reason = reason.decode(errors="replace") if isinstance(reason, bytes) else reason
         raise CaptureError(
-            f"is no RAW file, or truncated or damaged (LibRaw: {reason})", file=path, advice=_COPY_AGAIN
+            f"is no RAW file, or truncated or damaged (LibRaw: {reason}; {_looks_like(path)})",
+            file=path,
+            advice=_COPY_AGAIN,
         ) from error
     return frame
+
+
+def _looks_like(path: Path) -> str:
+    """What a file that LibRaw refuses seems to be, by its first bytes."""
+    with path.open("rb") as stream:
+        head = stream.read(32)
+    if not any(head):
+        return "it begins with zeros"
+    kind = next((kind for magic, kind in _OTHER_KINDS.items() if head.startswith(magic)), None)
+    if kind is not None:
+        return f"it is a {kind} file"
+    if head.isascii() and head.decode().isprintable():
+        return "it is text"
+    return "its header is that of a RAW file" if head[:2] in (b"II", b"MM") else "its header is of no known kind"
 
 
 def _raw_pattern(raw: Any) -> np.ndarray | None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from relo.errors import ShardError
-from relo.shards import Dataset, Shard, schema
+from relo.shards import Dataset, Shard
 from relo.shards.inspect import split_flags
 
 
@@ -187,41 +184,6 @@ def scene_records(dataset: Dataset, records: list[PairRecord]) -> list[SceneReco
             )
         )
     return scenes
-
-
-def read_quarantine(root: Path) -> list[dict[str, str]]:
-    """Lines of `quarantine.jsonl` of a dataset folder; empty where there is none.
-
-    Returns
-    -------
-    list of dict
-        Keys scene, pair, file, stage, reason, advice; "" where a line lacks one.
-
-    Raises
-    ------
-    ShardError
-        A line is no JSON object.
-    """
-    path = root / schema.QUARANTINE_FILE
-    if not path.is_file():
-        return []
-    keys = ("scene", "pair", "file", "stage", "reason", "advice")
-    entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict):
-            raise ShardError(
-                f"line {number} is no JSON object",
-                file=path,
-                advice="Mend the line, or run 'relo process' again.",
-            )
-        entries.append({key: str(entry.get(key) or "") for key in keys})
-    return entries
 
 
 def calibration_facts(shard: Shard) -> list[tuple[str, str]]:

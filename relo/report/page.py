@@ -30,12 +30,12 @@ from relo.report.collect import (
     mean,
     median,
     pair_records,
-    read_quarantine,
     scene_records,
     worst_first,
 )
 from relo.report.histogram import svg_histogram
 from relo.shards import Dataset, Sample, open_dataset, schema
+from relo.shards.index import read_quarantine
 from relo.shards.reader import read_index
 
 # A yardstick, no target. In per cent.
@@ -95,7 +95,7 @@ def render(
     index : dict
         Content of `dataset.json`.
     quarantine : list of dict
-        See `relo.report.collect.read_quarantine`.
+        See `relo.shards.index.read_quarantine`.
     progress : callable (done, total, what), optional
     """
     records = pair_records(dataset)

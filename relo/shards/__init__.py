@@ -3,11 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from relo.shards.reader import Dataset, Sample, Shard, open_dataset
-from relo.shards.writer import ShardWriter
 
 if TYPE_CHECKING:
     from relo.shards.build import process_session
     from relo.shards.config import ProcessConfig
+    from relo.shards.writer import ShardWriter
 
 __all__ = ["Dataset", "ProcessConfig", "Sample", "Shard", "ShardWriter", "open_dataset", "process_session"]
 
@@ -18,6 +18,10 @@ def __getattr__(name: str) -> Any:
         from relo.shards.build import process_session
 
         return process_session
+    if name == "ShardWriter":
+        from relo.shards.writer import ShardWriter
+
+        return ShardWriter
     if name == "ProcessConfig":
         from relo.shards.config import ProcessConfig
 

@@ -29,7 +29,7 @@ from relo.shards import schema
 from relo.shards.config import ProcessConfig, assign_splits
 from relo.shards.estimate import Estimate, Workers, choose_workers, estimate, in_bytes, missing_space
 from relo.shards.folder import check_output, prepare_folder, remove_stale
-from relo.shards.index import quarantine_line, write_index
+from relo.shards.index import quarantine_line, read_quarantine, write_index
 from relo.shards.parts import Part, check_part, scenes_of_part
 from relo.shards.reader import read_index
 from relo.shards.scene import SceneResult, SceneTask, failed_scene, hashed, process_scene, shard_paths
@@ -376,10 +376,7 @@ def _of_other_parts(
     for entry in read_index(out)["shards"]:
         if entry["scene"] not in mine:
             found.setdefault(entry["scene"], ([], []))[1].append(entry)
-    quarantine = out / schema.QUARANTINE_FILE
-    if quarantine.is_file():
-        for line in quarantine.read_text(encoding="utf-8").splitlines():
-            scene = json.loads(line)["scene"]
-            if scene not in mine:
-                found.setdefault(scene, ([], []))[0].append(line)
+    for line in read_quarantine(out):
+        if line["scene"] not in mine:
+            found.setdefault(line["scene"], ([], []))[0].append(json.dumps(line, sort_keys=True))
     return found

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
-
 from relo.errors import ConfigError, ShardError
 from relo.shards import schema
 from relo.shards.card import CARD_FILE, has_card
-from relo.shards.reader import read_index
+from relo.shards.reader import Shard, close_files, read_index
 
 _WRITTEN = (schema.DATASET_FILE, schema.QUARANTINE_FILE, schema.REPORT_FILE)
 _SHARD_NAME = re.compile(r".+-\d{3,}\.h5")
@@ -73,10 +70,11 @@ def remove_stale(out: Path, keep: Iterable[Path], config_sha256: str) -> None:
     for path in sorted(out.glob("*.h5")):
         if path not in keep and _SHARD_NAME.fullmatch(path.name):
             try:
-                with h5py.File(path, "r") as file:
-                    same = file.attrs.get("config_sha256") == config_sha256
-            except OSError:
+                same = Shard.open(path).attrs["config_sha256"] == config_sha256
+            except ShardError:
                 continue  # whatever it is, it is not listed
+            finally:
+                close_files()
             if same:
                 path.unlink()
 
@@ -144,15 +142,17 @@ def _earlier_config(out: Path) -> _EarlierConfig | None:
         index = read_index(out)
         settings = dict(index.get("config") or {})
         return _EarlierConfig(str(index.get("config_sha256")), settings, out / schema.DATASET_FILE)
-    path = min(out.glob("*.h5"), default=None)
+    path = min((path for path in out.glob("*.h5") if _is_ours(path)), default=None)
     if path is None:
         return None
     try:
-        with h5py.File(path, "r") as file:
-            return _EarlierConfig(str(file.attrs["config_sha256"]), json.loads(file.attrs["config"]), path)
-    except (OSError, KeyError, ValueError) as error:
+        attrs = Shard.open(path).attrs
+        return _EarlierConfig(str(attrs["config_sha256"]), dict(attrs["config"]), path)
+    except (ShardError, KeyError, ValueError, TypeError) as error:
         advice = "Remove it, or give another output folder."
         raise ShardError("is no readable shard", file=path, advice=advice) from error
+    finally:
+        close_files()
 
 
 def check_output(out: Path, sources: Iterable[Path]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from relo import __version__, atomic
 from relo.capture.session import Problem
+from relo.errors import ShardError
 from relo.shards import schema
 from relo.shards.card import write_card
 from relo.shards.reader import close_files
@@ -87,3 +88,38 @@ def write_index(
         changed |= not path.is_file() or path.read_bytes() != text.encode()
         atomic.write_text(path, text)
     return write_card(out) or changed
+
+
+def read_quarantine(root: Path) -> list[dict[str, str]]:
+    """Lines of `quarantine.jsonl` of a dataset folder; empty where there is none.
+
+    Returns
+    -------
+    list of dict
+        Keys scene, pair, file, stage, reason, advice; "" where a line lacks one.
+
+    Raises
+    ------
+    ShardError
+        A line is no JSON object.
+    """
+    path = root / schema.QUARANTINE_FILE
+    if not path.is_file():
+        return []
+    keys = ("scene", "pair", "file", "stage", "reason", "advice")
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if not isinstance(entry, dict):
+            raise ShardError(
+                f"line {number} is no JSON object",
+                file=path,
+                advice="Mend the line, or run 'relo process' again.",
+            )
+        entries.append({key: str(entry.get(key) or "") for key in keys})
+    return entries

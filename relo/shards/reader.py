@@ -23,7 +23,7 @@ import numpy as np
 from relo.errors import ShardError
 from relo.shards import probe, schema, stored
 from relo.shards.checks import ADVICE
-from relo.shards.stored import TileGuard
+from relo.shards.stored import TileReader
 
 if TYPE_CHECKING:
     from relo.postprocess.flow.model import FlowModel
@@ -38,13 +38,13 @@ class _Handle:
 
     file: h5py.File
     stamp: probe.Stamp
-    datasets: dict[str, tuple[h5py.Dataset, TileGuard | None]] = field(default_factory=dict)
+    datasets: dict[str, tuple[h5py.Dataset, TileReader | None]] = field(default_factory=dict)
 
 
 _Key = tuple[int, str]  # process and path: a forked child must not share its parent's handles
 _open_files: OrderedDict[_Key, _Handle] = OrderedDict()
 # What has been checked stays checked when a file is closed to make room for another, and in forked children.
-_guards: dict[str, tuple[probe.Stamp, dict[str, TileGuard]]] = {}
+_tile_readers: dict[str, tuple[probe.Stamp, dict[str, TileReader]]] = {}
 
 
 def _handle(path: Path) -> _Handle:
@@ -67,23 +67,23 @@ def _handle(path: Path) -> _Handle:
     return handle
 
 
-def _dataset(path: Path, name: str) -> tuple[h5py.Dataset, TileGuard | None]:
+def _dataset(path: Path, name: str) -> tuple[h5py.Dataset, TileReader | None]:
     """Dataset `name`, and what checks its tiles before they are decoded; None where opening has checked all."""
     handle = _handle(path)
     if name not in handle.datasets:
         dataset = handle.file[name]
-        handle.datasets[name] = dataset, _guard(path, handle, name, dataset) if name != "valid" else None
+        handle.datasets[name] = dataset, _tile_reader(path, handle, name, dataset) if name != "valid" else None
     return handle.datasets[name]
 
 
-def _guard(path: Path, handle: _Handle, name: str, dataset: h5py.Dataset) -> TileGuard:
+def _tile_reader(path: Path, handle: _Handle, name: str, dataset: h5py.Dataset) -> TileReader:
     key = str(path)
-    if key not in _guards or _guards[key][0] != handle.stamp:
-        _guards[key] = handle.stamp, {}
-    guards = _guards[key][1]
-    if name not in guards:
-        guards[name] = TileGuard(dataset)
-    return guards[name]
+    if key not in _tile_readers or _tile_readers[key][0] != handle.stamp:
+        _tile_readers[key] = handle.stamp, {}
+    readers = _tile_readers[key][1]
+    if name not in readers:
+        readers[name] = TileReader(dataset)
+    return readers[name]
 
 
 def _forget_changed(path: Path) -> None:
@@ -99,7 +99,7 @@ def close_files() -> None:
         (process, _), handle = _open_files.popitem()
         if process == os.getpid():
             handle.file.close()
-    _guards.clear()
+    _tile_readers.clear()
 
 
 @contextmanager
@@ -299,10 +299,10 @@ class Sample:
             return self._window(name, 0, 0, *self.size)
 
     def _window(self, name: str, y: int, x: int, height: int, width: int) -> np.ndarray:
-        dataset, guard = _dataset(self.shard.path, name)
-        if guard is None:
+        dataset, reader = _dataset(self.shard.path, name)
+        if reader is None:
             return np.asarray(dataset[y : y + height, x : x + width])
-        return guard.read(dataset, self.index, y, x, height, width)
+        return reader.read(dataset, self.index, y, x, height, width)
 
 
 class Dataset:

@@ -17,7 +17,7 @@ from relo.progress import Progress
 from relo.shards import schema
 from relo.shards.copy_pairs import Piece, Target, write_target
 from relo.shards.folder import check_output, prepare_folder, refuse_foreign
-from relo.shards.index import shard_entry, write_index
+from relo.shards.index import read_quarantine, shard_entry, write_index
 from relo.shards.reader import Shard, close_files, open_dataset, read_index
 
 
@@ -57,12 +57,7 @@ class Input:
         """Open `root`; nothing is checked against the recorded checksums yet."""
         dataset = open_dataset(root)
         index: Mapping[str, Any] = read_index(root) if root.is_dir() else {}
-        path = root / schema.QUARANTINE_FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        try:
-            quarantine = tuple(dict(json.loads(line)) for line in lines)
-        except (ValueError, TypeError) as error:
-            raise ShardError("is damaged", file=path, advice="Remove it, or make the dataset again.") from error
+        quarantine = tuple(read_quarantine(root)) if root.is_dir() else ()
         return cls(root, tuple(dataset.shards), index, quarantine, dataset.fingerprint)
 
     @property

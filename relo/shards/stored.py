@@ -18,8 +18,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from relo.shards.tile_codec import CHANNELS, DamagedTileError, decode_into
-
 GZIP, SHUFFLE, BLOSC, BLOSC2 = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, 32001, 32026
 COMPRESSORS = (GZIP, BLOSC, BLOSC2)
 PIPELINES = ((), (GZIP,), (SHUFFLE, GZIP), (BLOSC,), (BLOSC2,))
@@ -27,6 +25,10 @@ PIPELINES = ((), (GZIP,), (SHUFFLE, GZIP), (BLOSC,), (BLOSC2,))
 # Blosc's header has 16 bytes; a Blosc2 frame's 97, some hundred more with the shape in it, and 32 of its chunk.
 _HEADER_BYTES = 512
 _BLOSC2_MAGIC = b"\x9e\xa8b2frame\x00\xd2"
+
+
+class DamagedTileError(ValueError):
+    """A stored tile, or the index of the tiles, contradicts itself."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +157,10 @@ def _is_blosc2(head: bytes, size: int, nbytes: int) -> bool:
     )
 
 
-class TileGuard:
-    """Checks the header of each tile of an image dataset before it is decoded for the first time.
+class TileReader:
+    """Reads windows of an image dataset; each tile is checked before it is decoded for the first time.
+
+    Tiles of relo's own codec are decoded here, others by HDF5.
 
     Parameters
     ----------
@@ -169,9 +173,7 @@ class TileGuard:
         self._tiles = index_tiles(dataset, os.fstat(descriptor).st_size)
         self._height, self._width = dataset.chunks[1:3]
         # Whether the tiles may be of relo's codec: told by the first one that is not.
-        self._ours = (
-            self._tiles.compressor == BLOSC2 and dataset.dtype == np.uint8 and dataset.chunks[3:] == (CHANNELS,)
-        )
+        self._ours = self._tiles.compressor == BLOSC2 and dataset.dtype == np.uint8 and dataset.chunks[3:] == (3,)
         # Tiles without a header to check count as checked.
         self._new = (self._tiles.offsets > 0) & ~self._tiles.raw
 
@@ -183,7 +185,7 @@ class TileGuard:
         DamagedTileError
         """
         if self._ours:
-            window = np.empty((height, width, CHANNELS), np.uint8)
+            window = np.empty((height, width, 3), np.uint8)
             if self._decode(dataset, index, y, x, window):
                 return window
             self._ours = False
@@ -192,6 +194,8 @@ class TileGuard:
 
     def _decode(self, dataset: h5py.Dataset, index: int, y: int, x: int, window: np.ndarray) -> bool:
         """Fill `window` without HDF5; False if a tile is missing or of another writer."""
+        from relo.shards.tile_codec import decode_into  # loads a compiler, which checking a file can do without
+
         descriptor = int(dataset.file.id.get_vfd_handle())
         tiles, height, width = self._tiles, self._height, self._width
         for row in range(y // height, -(-(y + window.shape[0]) // height)):

@@ -18,6 +18,7 @@ import numpy as np
 import zstandard
 
 from relo.kernels import kernel
+from relo.shards.stored import DamagedTileError
 
 CHANNELS = 3
 
@@ -34,10 +35,6 @@ _TRAILER = (
 )  # fmt: skip
 
 _local = threading.local()
-
-
-class DamagedTileError(ValueError):
-    """The bytes of a tile contradict themselves."""
 
 
 def compressor() -> zstandard.ZstdCompressor:

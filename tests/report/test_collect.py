@@ -5,8 +5,9 @@ import json
 import pytest
 
 from relo.errors import ShardError
-from relo.report.collect import calibration_facts, choose_pairs, pair_records, read_quarantine, scene_records
+from relo.report.collect import calibration_facts, choose_pairs, pair_records, scene_records
 from relo.shards import open_dataset
+from relo.shards.index import read_quarantine
 
 
 def test_every_scene_is_chosen_before_a_second_pair_of_another(make_dataset):

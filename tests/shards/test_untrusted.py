@@ -289,7 +289,7 @@ def test_tiles_that_others_have_written(tmp_path: Path, compression: dict[str, A
         file.create_dataset("blur", data=image, chunks=(1, 128, 128, 3), **compression)
     with h5py.File(path, "r") as file:
         data = file["blur"]
-        stored.TileGuard(data).check(data, 0, 0, 0, 300, 200)
+        stored.TileReader(data).check(data, 0, 0, 0, 300, 200)
         assert (data[0] == image[0]).all()
 
 
