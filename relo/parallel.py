@@ -154,6 +154,8 @@ def lost_interrupts() -> Iterator[Callable[[], None]]:
 
 def start_worker(threads: int) -> None:
     """Prepare a process of the pool: few threads, and an end when its parent is gone."""
+    # With a method that forks, numba makes a semaphore that outlives a process that is killed.
+    multiprocessing.set_start_method("spawn", force=True)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     limit_threads(threads)
     reuse_freed_memory()
@@ -213,10 +215,10 @@ def one_opencv_thread() -> Iterator[None]:
 
 def limit_threads(threads: int) -> None:
     """Keep the numerical libraries of this process to `threads`, so that workers do not fight for cores."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
     import cv2
     import numba
 
     cv2.setNumThreads(threads)
-    numba.set_num_threads(min(threads, numba.get_num_threads()))  # it may have been imported before
+    numba.set_num_threads(min(threads, numba.get_num_threads()))

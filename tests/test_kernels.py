@@ -10,8 +10,10 @@ from support.program import environment, relo_process
 PROBE = """
 import numpy as np
 from relo.postprocess.warm_up import compile_kernels
+from relo.shards import tile_codec
 said = []
 compile_kernels(lambda: said.append("compiling"))
+tile_codec.compile_kernels()
 print(said)
 """
 

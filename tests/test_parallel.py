@@ -39,17 +39,20 @@ def test_no_tasks():
 
 def test_threads_are_limited(monkeypatch: pytest.MonkeyPatch):
     import cv2
+    import numba
 
     before = cv2.getNumThreads()
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
+    threads = numba.get_num_threads()
     try:
         limit_threads(1)
         assert os.environ["OMP_NUM_THREADS"] == "1"
         assert cv2.getNumThreads() == 1
+        assert numba.get_num_threads() == 1
     finally:
+        numba.set_num_threads(threads)
         cv2.setNumThreads(before)
 
 

@@ -25,7 +25,7 @@ from relo.postprocess.lightbox import session_casts, warnings
 from relo.postprocess.warm_up import compile_kernels
 from relo.progress import Progress
 from relo.resources import available_memory, usable_cores
-from relo.shards import schema
+from relo.shards import schema, tile_codec
 from relo.shards.config import ProcessConfig, assign_splits
 from relo.shards.estimate import Estimate, Workers, choose_workers, estimate, in_bytes, missing_space
 from relo.shards.folder import check_output, prepare_folder, remove_stale
@@ -220,6 +220,7 @@ def process_session(
         _require_room(plan, tasks)
         # Here, so that the kernels are there for all workers.
         compile_kernels(announce, warp_method=config.warp.method, clamp=config.warp.clamp)
+        tile_codec.compile_kernels()
         try:
             results = _run(tasks, plan.workers, scheduler, progress)
         except OSError as error:

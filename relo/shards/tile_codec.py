@@ -125,6 +125,12 @@ def decode_into(data: bytes, height: int, width: int, window: np.ndarray, top: i
     return True
 
 
+def compile_kernels() -> None:
+    """Encode and decode a few pixels, so that the machine code is on disk for other processes."""
+    image = np.zeros((4, 4, CHANNELS), np.uint8)
+    decode_into(encode(image, 0, 0, 4, 4, compressor()), 4, 4, image, 0, 0)
+
+
 def _unpacked(stream: memoryview, size: int) -> np.ndarray:
     """Differences of one channel; zstandard is not asked to believe a header that claims more than `size` bytes."""
     if len(stream) == size:
