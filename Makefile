@@ -46,6 +46,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/warp.py
 	$(BIN)/python benchmarks/flow.py
 	$(BIN)/python benchmarks/pipeline_speed.py
+	$(BIN)/python benchmarks/patches.py
+	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/fuzz.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

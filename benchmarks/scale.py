@@ -65,33 +65,32 @@ def multiplied(session: Path, out: Path, scenes: int, pairs: int) -> Path:
 def measured(session: Path, what: str, size: str, scenes: int, pairs: int, jobs: int) -> Run:
     """Process `session` and say what it took."""
     out = session.with_name("out")
-    before = os.times()
     start = time.perf_counter()
     process = subprocess.Popen(
         [*RELO, "process", str(session), str(out), "--jobs", str(jobs)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    peak = 0
+    peak, cpu = 0, dict[int, float]()
     while process.poll() is None:
-        peak = max(peak, *(_peak(pid) for pid in _family(process.pid)), 0)
+        for pid in _family(process.pid):
+            peak, cpu[pid] = max(peak, _peak(pid)), max(cpu.get(pid, 0.0), _cpu_seconds(pid))
         time.sleep(0.1)
     seconds = time.perf_counter() - start
-    after = os.times()
     if process.returncode:
         raise RuntimeError(f"relo process {session}: exit code {process.returncode}")
     disk = sum(path.stat().st_size for path in out.glob("*.h5"))
     shutil.rmtree(out)
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Run(what, size, scenes, scenes * pairs, jobs, seconds, cpu, peak, disk)
+    return Run(what, size, scenes, scenes * pairs, jobs, seconds, sum(cpu.values()), peak, disk)
 
 
 def _family(pid: int) -> list[int]:
+    """A process and everything it has started."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
         children = []
-    return [pid, *map(int, children)]
+    return [pid, *(member for child in children for member in _family(int(child)))]
 
 
 def _peak(pid: int) -> int:
@@ -100,6 +99,14 @@ def _peak(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def runs(folder: Path, quick: bool) -> Iterator[Run]:

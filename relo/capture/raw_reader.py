@@ -193,9 +193,9 @@ def _looks_like(path: Path) -> str:
     kind = next((kind for magic, kind in _OTHER_KINDS.items() if head.startswith(magic)), None)
     if kind is not None:
         return f"it is a {kind} file"
-    if head.isascii() and head.decode().isprintable():
+    if head.isascii() and "".join(head.decode().split()).isprintable():
         return "it is text"
-    return "its header is that of a RAW file" if head[:2] in (b"II", b"MM") else "its header is of no known kind"
+    return "it begins like a RAW file" if head[:2] in (b"II", b"MM") else "its header is of no known kind"
 
 
 def _raw_pattern(raw: Any) -> np.ndarray | None:

@@ -77,6 +77,7 @@ def command(
     from relo.config import load_config
     from relo.parallel import reuse_freed_memory
     from relo.report import write_report
+    from relo.resources import usable_cores
     from relo.shards.build import plan_session, process_session
     from relo.shards.config import ProcessConfig, parse_split
     from relo.shards.parts import parse_part
@@ -108,7 +109,7 @@ def command(
     report = result.out / REPORT_FILE
     if result.complete and (result.changed or not report.is_file()):
         with progress_bar("report") as progress:
-            write_report(result.out, progress=progress)
+            write_report(result.out, threads=jobs or usable_cores(), progress=progress)
     for note in result.notes:
         say(f"note: {note}")
     for problem in result.quarantined:

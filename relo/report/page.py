@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,15 @@ _SMALL = (420, 320)
 _TINY = (280, 210)
 
 
-def write_report(root: Path, *, progress: Progress | None = None) -> Path:
+def write_report(root: Path, *, threads: int = 1, progress: Progress | None = None) -> Path:
     """Write `report.html` into a dataset folder.
 
     Parameters
     ----------
     root : Path
         A folder with `dataset.json`.
+    threads : int
+        Pictures that are drawn at a time.
     progress : callable (done, total, what), optional
         Counts pictured pairs and scenes.
 
@@ -77,7 +80,7 @@ def write_report(root: Path, *, progress: Progress | None = None) -> Path:
     root = Path(root)
     index = read_index(root)
     path = root / schema.REPORT_FILE
-    atomic.write_text(path, render(open_dataset(root), index, read_quarantine(root), progress))
+    atomic.write_text(path, render(open_dataset(root), index, read_quarantine(root), threads, progress))
     return path
 
 
@@ -85,6 +88,7 @@ def render(
     dataset: Dataset,
     index: dict[str, Any],
     quarantine: list[dict[str, str]],
+    threads: int = 1,
     progress: Progress | None = None,
 ) -> str:
     """HTML of the report.
@@ -96,6 +100,7 @@ def render(
         Content of `dataset.json`.
     quarantine : list of dict
         See `relo.shards.index.read_quarantine`.
+    threads : int
     progress : callable (done, total, what), optional
     """
     records = pair_records(dataset)
@@ -105,14 +110,16 @@ def render(
     pictured_scenes = [scene for scene in scenes if scene.name in pictured][:MAX_PICTURED_SCENES]
     total = len(chosen) + len(pictured_scenes)
     pair_figures, scene_figures = [], []
-    for done, record in enumerate(chosen, 1):
-        pair_figures.append(pair_figure(record))
-        if progress:
-            progress(done, total, f"{record.scene}/{record.id}")
-    for done, scene in enumerate(pictured_scenes, len(chosen) + 1):
-        scene_figures.append(scene_figure(scene))
-        if progress:
-            progress(done, total, scene.name)
+    with ThreadPoolExecutor(threads) as pool:
+        for done, (record, figure) in enumerate(zip(chosen, pool.map(pair_figure, chosen), strict=True), 1):
+            pair_figures.append(figure)
+            if progress:
+                progress(done, total, f"{record.scene}/{record.id}")
+        drawn = zip(pictured_scenes, pool.map(scene_figure, pictured_scenes), strict=True)
+        for done, (scene, figure) in enumerate(drawn, len(chosen) + 1):
+            scene_figures.append(figure)
+            if progress:
+                progress(done, total, scene.name)
     shown = records if len(records) <= MAX_TABLE_ROWS else worst_first(records)[:MAX_TABLE_ROWS]
     columns = [column for column in COLUMNS if finite(row.values[column.key] for row in records).size]
     script, style = _package_text("report.js"), _package_text("report.css")

@@ -31,6 +31,7 @@ from relo.shards.estimate import Estimate, Workers, choose_workers, estimate, in
 from relo.shards.folder import check_output, prepare_folder, remove_stale
 from relo.shards.index import quarantine_line, read_quarantine, write_index
 from relo.shards.parts import Part, check_part, scenes_of_part
+from relo.shards.probe import vouch_for
 from relo.shards.reader import read_index
 from relo.shards.scene import SceneResult, SceneTask, failed_scene, hashed, process_scene, shard_paths
 
@@ -231,6 +232,8 @@ def process_session(
         result.notes[:0] = warnings(casts, config.colour)
         if plan.workers.note and scheduler is None:
             result.notes.insert(0, plan.workers.note)
+        for path in result.shards:
+            vouch_for(path)
         with index_locked(out):
             _write_index(session, config, results, result, part)
         return result
@@ -260,6 +263,7 @@ def _run(
         return run_tasks(function, tasks, workers.processes, threads=workers.threads, lost=_lost)
 
     scenes: dict[str, SceneResult] = {}
+    tasks = sorted(tasks, key=lambda task: -len(task.scene.pairs))  # so that no long one is begun last
     try:
         with lost_interrupts() as check:
             for task, scene_result in results():
@@ -298,7 +302,7 @@ def _disk_full(plan: Plan, tasks: Sequence[SceneTask]) -> ReloError:
     pairs, needed = _bytes_left(plan, tasks)
     free = shutil.disk_usage(plan.out).free
     reason = (
-        f"the disk is full: {pairs} pairs are left, which take about {in_bytes(needed)}, {in_bytes(free)} are free"
+        f"No space left: {pairs} pairs are to be done, which take about {in_bytes(needed)}, {in_bytes(free)} are free"
     )
     return ReloError(f"{reason}, so {in_bytes(max(0, needed - free))} are missing", file=plan.out, advice=_AGAIN)
 
