@@ -12,7 +12,7 @@ from relo.cli import common
 from relo.errors import EXIT_PARTIAL
 
 if TYPE_CHECKING:
-    from relo.shards.export_plan import Layout
+    from relo.shards.exporting.plan import Layout
 
 _SHOWN = 20
 
@@ -48,7 +48,7 @@ def command(
     'relo import' takes the first two back as they were. A rerun continues.
     """
     from relo.errors import ConfigError
-    from relo.shards.export_layout import PAIRS_A_TAR, export_layout
+    from relo.shards.exporting.job import PAIRS_A_TAR, export_layout
 
     if pairs is not None and layout != "webdataset":
         raise ConfigError(f"the layout {layout} knows no --pairs")

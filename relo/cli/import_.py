@@ -86,8 +86,8 @@ def command(
     from relo.config import build_config
     from relo.parallel import reuse_freed_memory
     from relo.shards.config import parse_split
-    from relo.shards.import_config import ONES, ImportConfig
-    from relo.shards.import_layout import import_layout
+    from relo.shards.importing.config import ONES, ImportConfig
+    from relo.shards.importing.job import import_layout
 
     wanted: dict[str, Any] = {}
     for text in splits:

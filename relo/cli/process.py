@@ -74,6 +74,7 @@ def command(
         prepare_workers(["relo.shards.scene"])  # they import beside us
     if scheduler is not None and jobs is not None:
         raise click.UsageError("--jobs is for this machine; with --scheduler its workers decide.")
+    from relo.atomic import writing_to
     from relo.config import load_config
     from relo.parallel import reuse_freed_memory
     from relo.report import write_report
@@ -108,7 +109,7 @@ def command(
         )
     report = result.out / REPORT_FILE
     if result.complete and (result.changed or not report.is_file()):
-        with progress_bar("report") as progress:
+        with progress_bar("report") as progress, writing_to(result.out, "Mend that, run the same command again."):
             write_report(result.out, threads=jobs or usable_cores(), progress=progress)
     for note in result.notes:
         say(f"note: {note}")

@@ -12,7 +12,7 @@ import click
 from relo.cli import common
 
 if TYPE_CHECKING:
-    from relo.shards.reorganise_job import Reorganised
+    from relo.shards.rearranging.job import Reorganised
 
 _EPILOG = """\b
 Examples:  relo shards merge monday tuesday both --prefix mon_ --prefix tue_
@@ -56,7 +56,7 @@ def merge(
     Scenes of one name must agree in split and frame size, and pairs of one name must be equal to the bit; --prefix
     tells scenes apart that are only called alike.
     """
-    from relo.shards.merge import merge_datasets
+    from relo.shards.rearranging.merge import merge_datasets
 
     _report(
         lambda progress: merge_datasets(
@@ -98,7 +98,7 @@ def split(
 ) -> None:
     """Move scenes of SRC to other splits in OUT; a scene is never in two."""
     from relo.shards.config import parse_split
-    from relo.shards.reorganise import split_dataset
+    from relo.shards.rearranging.operations import split_dataset
 
     wanted: dict[str, Any] = {}
     for text in splits:
@@ -146,7 +146,7 @@ def drop(
 
     quarantine.jsonl says which, and by which rule. A rule that fits no pair is an error.
     """
-    from relo.shards.reorganise import drop_pairs
+    from relo.shards.rearranging.operations import drop_pairs
 
     _report(
         lambda progress: drop_pairs(
@@ -177,7 +177,7 @@ def drop(
 @common.json_option
 def reshard(src: Path, out: Path, pairs: int, licence: str, overwrite: bool, as_json: bool) -> None:
     """Store the pairs of SRC in larger or smaller shards; a shard still holds one scene."""
-    from relo.shards.reorganise import reshard_dataset
+    from relo.shards.rearranging.operations import reshard_dataset
 
     _report(
         lambda progress: reshard_dataset(src, out, pairs, licence=licence, overwrite=overwrite, progress=progress),

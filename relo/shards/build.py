@@ -301,10 +301,8 @@ def _require_room(plan: Plan, tasks: Sequence[SceneTask]) -> None:
 def _disk_full(plan: Plan, tasks: Sequence[SceneTask]) -> ReloError:
     pairs, needed = _bytes_left(plan, tasks)
     free = shutil.disk_usage(plan.out).free
-    reason = (
-        f"No space left: {pairs} pairs are to be done, which take about {in_bytes(needed)}, {in_bytes(free)} are free"
-    )
-    return ReloError(f"{reason}, so {in_bytes(max(0, needed - free))} are missing", file=plan.out, advice=_AGAIN)
+    missing = missing_space(needed, free) or f"{in_bytes(free)} are free"
+    return ReloError(f"No space left: {pairs} pairs are to be done, {missing}", file=plan.out, advice=_AGAIN)
 
 
 def _lost(task: SceneTask) -> SceneResult:

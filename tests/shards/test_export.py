@@ -16,9 +16,9 @@ from support.layouts import content, reloblur
 from relo.errors import ConfigError, ShardError
 from relo.images import read_image
 from relo.shards import open_dataset
-from relo.shards.export_layout import export_layout
-from relo.shards.import_config import ImportConfig
-from relo.shards.import_layout import import_layout
+from relo.shards.exporting.job import export_layout
+from relo.shards.importing.config import ImportConfig
+from relo.shards.importing.job import import_layout
 from relo.shards.reader import Sample, close_files
 
 # Names that fit a layout and names that do not, next to each other.

@@ -18,9 +18,9 @@ from relo.errors import ConfigError, ReloError, ShardError
 from relo.images import read_image, write_image
 from relo.masks.external import write_mask
 from relo.shards import open_dataset
-from relo.shards.import_config import ImportConfig, MaskSettings, moved_splits
-from relo.shards.import_layout import import_layout
-from relo.shards.import_plan import make_plan, needed_space
+from relo.shards.importing.config import ImportConfig, MaskSettings, moved_splits
+from relo.shards.importing.job import import_layout
+from relo.shards.importing.plan import make_plan, needed_space
 from relo.shards.inspect import verify_shards
 from relo.shards.mask_stores.shards import mask_source
 from relo.shards.reader import close_files

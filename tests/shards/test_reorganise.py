@@ -13,14 +13,15 @@ from support.layouts import content, reloblur
 from relo import atomic
 from relo.atomic import file_sha256
 from relo.errors import ConfigError, ReloError, ShardError
-from relo.shards import copy_pairs, open_dataset, reorganise_job
-from relo.shards.import_config import ImportConfig
-from relo.shards.import_layout import import_layout
+from relo.shards import open_dataset
+from relo.shards.importing.config import ImportConfig
+from relo.shards.importing.job import import_layout
 from relo.shards.inspect import verify_shards
 from relo.shards.mask_stores.shards import mask_source
-from relo.shards.merge import merge_datasets
 from relo.shards.reader import Dataset, close_files
-from relo.shards.reorganise import drop_pairs, reshard_dataset, split_dataset
+from relo.shards.rearranging import copy_pairs, job
+from relo.shards.rearranging.merge import merge_datasets
+from relo.shards.rearranging.operations import drop_pairs, reshard_dataset, split_dataset
 from relo.shards.tiles import stored_tiles
 
 SIZE = (150, 200)  # four tiles a frame
@@ -44,7 +45,7 @@ def nothing_is_decoded(monkeypatch):
         return original(self, key, *rest, **more)
 
     original = h5py.Dataset.__getitem__
-    monkeypatch.setattr(reorganise_job, "write_target", lambda *given: guarded(refuse, original, *given))
+    monkeypatch.setattr(job, "write_target", lambda *given: guarded(refuse, original, *given))
 
 
 def guarded(refuse, original, *given):

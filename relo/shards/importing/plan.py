@@ -13,7 +13,7 @@ from relo.errors import ConfigError, ReloError
 from relo.images import ImageError
 from relo.shards import schema
 from relo.shards.folder import file_stems, storable
-from relo.shards.import_config import ONES, UNKNOWN, ImportConfig, moved_splits
+from relo.shards.importing.config import ONES, UNKNOWN, ImportConfig, moved_splits
 from relo.shards.layouts import gopro, pairs, realblur, reloblur
 from relo.shards.layouts.files import STAGE, Found, FrameKind, LayoutPair, frame_kind
 from relo.shards.layouts.manifest import read_manifest, renamed

@@ -16,7 +16,7 @@ from relo.errors import ConfigError, ReloError
 from relo.images import write_image
 from relo.masks.external import write_mask
 from relo.progress import Progress
-from relo.shards.export_plan import ExportPlan, Layout, make_export_plan, make_manifest
+from relo.shards.exporting.plan import ExportPlan, Layout, make_export_plan, make_manifest
 from relo.shards.folder import check_output
 from relo.shards.layouts import webdataset
 from relo.shards.layouts.manifest import MANIFEST, read_manifest

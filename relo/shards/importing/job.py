@@ -13,9 +13,9 @@ from relo.config import config_sha256
 from relo.parallel import lost_interrupts, run_tasks
 from relo.progress import Progress
 from relo.shards.folder import check_output, prepare_folder, remove_stale
-from relo.shards.import_config import ImportConfig
-from relo.shards.import_part import PartResult, PartTask, import_part, located
-from relo.shards.import_plan import make_plan, require_space
+from relo.shards.importing.config import ImportConfig
+from relo.shards.importing.part import PartResult, PartTask, import_part, located
+from relo.shards.importing.plan import make_plan, require_space
 from relo.shards.index import quarantine_line, shard_entry, write_index
 from relo.shards.reader import read_index
 from relo.shards.schema import DATASET_FILE

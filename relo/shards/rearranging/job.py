@@ -15,10 +15,10 @@ from relo.errors import ConfigError, ShardError
 from relo.parallel import lost_interrupts
 from relo.progress import Progress
 from relo.shards import schema
-from relo.shards.copy_pairs import Piece, Target, write_target
 from relo.shards.folder import check_output, prepare_folder, refuse_foreign
 from relo.shards.index import read_quarantine, shard_entry, write_index
 from relo.shards.reader import Shard, close_files, open_dataset, read_index
+from relo.shards.rearranging.copy_pairs import Piece, Target, write_target
 
 
 @dataclass

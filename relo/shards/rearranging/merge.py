@@ -8,10 +8,10 @@ from pathlib import Path
 
 from relo.errors import ConfigError
 from relo.progress import Progress
-from relo.shards.copy_pairs import Piece, Target
 from relo.shards.folder import file_stems, storable
 from relo.shards.reader import Shard
-from relo.shards.reorganise_job import Job, Reorganised, open_inputs, run_job
+from relo.shards.rearranging.copy_pairs import Piece, Target
+from relo.shards.rearranging.job import Job, Reorganised, open_inputs, run_job
 
 
 def merge_datasets(

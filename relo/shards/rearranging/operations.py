@@ -9,12 +9,12 @@ from pathlib import Path
 from relo.capture.session import Problem
 from relo.errors import ConfigError
 from relo.progress import Progress
-from relo.shards.copy_pairs import Piece, Target, joinable
 from relo.shards.folder import file_stems
-from relo.shards.import_config import Split, moved_splits
+from relo.shards.importing.config import Split, moved_splits
 from relo.shards.index import quarantine_line
 from relo.shards.inspect import split_flags
-from relo.shards.reorganise_job import Job, Reorganised, open_inputs, run_job
+from relo.shards.rearranging.copy_pairs import Piece, Target, joinable
+from relo.shards.rearranging.job import Job, Reorganised, open_inputs, run_job
 
 
 def split_dataset(
@@ -33,9 +33,9 @@ def split_dataset(
     Parameters
     ----------
     src, out, licence, overwrite, progress
-        As in `relo.shards.merge.merge_datasets`.
+        As in `relo.shards.rearranging.merge.merge_datasets`.
     wanted : mapping of split -> scenes or share
-        As in `relo.shards.import_config.moved_splits`.
+        As in `relo.shards.importing.config.moved_splits`.
     seed : int
         Of the shares.
     anew : bool
@@ -68,7 +68,7 @@ def drop_pairs(
     Parameters
     ----------
     src, out, licence, overwrite, progress
-        As in `relo.shards.merge.merge_datasets`.
+        As in `relo.shards.rearranging.merge.merge_datasets`.
     pairs : sequence of str
         Patterns of "scene/id", as in "desk/00*".
     scenes : sequence of str
@@ -143,7 +143,7 @@ def reshard_dataset(
     Parameters
     ----------
     src, out, licence, overwrite, progress
-        As in `relo.shards.merge.merge_datasets`.
+        As in `relo.shards.rearranging.merge.merge_datasets`.
     count : int
     """
     (item,) = open_inputs([src], out)

@@ -17,14 +17,14 @@ from relo.errors import ReloError, ShardError
 from relo.images import ImageError, to_bytes
 from relo.masks.quality import mask_flags, mask_quality
 from relo.parallel import one_opencv_thread
-from relo.shards.copy_pairs import QUARANTINED
-from relo.shards.import_config import ONES, ImportConfig
-from relo.shards.import_plan import Folders, Part, source_name
+from relo.shards.importing.config import ONES, ImportConfig
+from relo.shards.importing.plan import Folders, Part, source_name
 from relo.shards.index import quarantine_line
 from relo.shards.layouts.files import LayoutPair, read_frame, read_mask
 from relo.shards.mask_stores import ImportedFrom
 from relo.shards.mask_stores.shards import MASK_SOURCE
 from relo.shards.reader import Shard, close_files
+from relo.shards.rearranging.copy_pairs import QUARANTINED
 from relo.shards.writer import ShardWriter
 
 

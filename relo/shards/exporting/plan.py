@@ -10,7 +10,7 @@ from typing import Any, Literal
 from relo import __version__
 from relo.errors import ConfigError, ShardError
 from relo.shards import schema
-from relo.shards.import_config import ONES
+from relo.shards.importing.config import ONES
 from relo.shards.layouts import pairs, reloblur, webdataset
 from relo.shards.layouts.manifest import FORMAT, file_name, file_names, scene_folders
 from relo.shards.reader import Dataset, Sample, read_index

@@ -1,0 +1,1 @@
+"""Public datasets to shards: `relo import`."""
