@@ -12,7 +12,7 @@ import hdf5plugin
 import numpy as np
 
 from relo.shards.schema import IMAGES
-from relo.shards.tile_codec import CHANNELS, compressor, encode
+from relo.shards.tile_codec import CHANNELS, compressor, decode_into, encode
 
 TILE = 128
 # Masks, previews and images of 16 bits: their low bytes hold noise that no difference makes smaller.
@@ -48,18 +48,39 @@ def _create(
     )
 
 
-def write_image(dataset: h5py.Dataset, index: int, image: np.ndarray) -> None:
-    """Store (H, W, 3) `image` as number `index` of a dataset of `create_images`, which grows where it must."""
+def write_image(dataset: h5py.Dataset, index: int, image: np.ndarray) -> list[bytes]:
+    """Store (H, W, 3) `image` as number `index` of a dataset of `create_images`, which grows where it must.
+
+    Returns
+    -------
+    list of bytes
+        Its tiles as they are stored, row by row.
+    """
     if index >= len(dataset):
         dataset.resize(index + 1, axis=0)
     if not _is_tiled(dataset):
         dataset[index] = image
-        return
+        return [data for _, _, data in stored_tiles(dataset, index)]
     image = np.ascontiguousarray(image)
-    _, height, width, _ = dataset.chunks
     packer = compressor()
+    _, height, width, _ = dataset.chunks
+    written = []
     for y, x in product(range(0, image.shape[0], height), range(0, image.shape[1], width)):
-        dataset.id.write_direct_chunk((index, y, x, 0), encode(image, y, x, height, width, packer))
+        written.append(encode(image, y, x, height, width, packer))
+        dataset.id.write_direct_chunk((index, y, x, 0), written[-1])
+    return written
+
+
+def read_image(dataset: h5py.Dataset, index: int) -> np.ndarray:
+    """Image or mask `index` of a dataset that is being written here."""
+    if not _is_tiled(dataset):
+        return np.asarray(dataset[index])
+    image = np.empty(dataset.shape[1:], np.uint8)
+    _, height, width, _ = dataset.chunks
+    for (_, y, x, _), _, data in stored_tiles(dataset, index):
+        if not decode_into(data, height, width, image, y, x):
+            return np.asarray(dataset[index])
+    return image
 
 
 def _is_tiled(dataset: h5py.Dataset) -> bool:

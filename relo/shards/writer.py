@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -65,6 +66,7 @@ class ShardWriter:
         self.path = Path(path)
         self.size = size
         self._rows: list[dict[str, Any]] = []
+        self._digests: list[Any] = []  # of each pair's images; see `tiles.stored_sha256`
         self._dtype = schema.image_dtype(bits)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = atomic.part_name(self.path)
@@ -140,10 +142,13 @@ class ShardWriter:
                 raise ValueError(f"{name} of pair {pair_id} must be {(*self.size, 3)} {self._dtype}, got {found}")
             checked[name] = image
         atomic.require_space(self.path.parent, 2 * len(images) * blur.nbytes)
+        digest = hashlib.sha256()
         for name, image in checked.items():
-            tiles.write_image(self.file[name], index, image)
+            for data in tiles.write_image(self.file[name], index, image):
+                digest.update(data)
         self.file["mask"].resize(index + 1, axis=0)
         self._rows.append(schema.empty_row(pair_id) | dict(row or {}))
+        self._digests.append(digest)
         if mask is not None:
             self.set_mask(index, mask)
         self.file.flush()
@@ -151,7 +156,7 @@ class ShardWriter:
 
     def read(self, name: str, index: int) -> np.ndarray:
         """Image or mask `index` of dataset `name`, as written so far."""
-        return np.asarray(self.file[name][index])
+        return tiles.read_image(self.file[name], index)
 
     def set_mask(self, index: int, mask: np.ndarray) -> None:
         """Store the (H, W) uint8 mask of pair `index`; values other than 0 and 255 are refused."""
@@ -174,8 +179,10 @@ class ShardWriter:
 
     def finish(self) -> Path:
         """Write /pairs, close, fsync and give the file its final name."""
-        for index, row in enumerate(self._rows):
-            row["sha256"] = tiles.stored_sha256(self.file, index)
+        for index, (row, digest) in enumerate(zip(self._rows, self._digests, strict=True)):
+            for _, _, data in tiles.stored_tiles(self.file["mask"], index):
+                digest.update(data)
+            row["sha256"] = digest.hexdigest()
         table = np.zeros(len(self._rows), schema.PAIR_DTYPE)
         for index, row in enumerate(self._rows):
             for name in schema.PAIR_DTYPE.names or ():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relo.shards import tiles
+from relo.shards import ShardWriter, tiles
 
 
 def images(size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -52,6 +52,22 @@ def test_any_size_and_roughness(height: int, width: int, seed: int, roughness: i
         dataset = tiles.create_images(file, "blur", (height, width), image.dtype)
         tiles.write_image(dataset, 0, image)
         assert (dataset[0] == image).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_what_was_written_can_be_read_back_and_hashed_meanwhile(tmp_path: Path, dtype: type):
+    image = images((150, 200))["mixed"].astype(dtype)
+    with ShardWriter(
+        tmp_path / "a.h5", size=(150, 200), scene="a", split="train", bits=8 * image.dtype.itemsize, short=True
+    ) as writer:
+        for number in range(2):
+            writer.append(f"{number}", blur=image, sharp=image[::-1], short=image // 2)
+            assert (writer.read("blur", number) == image).all()
+        writer.set_mask(1, np.full((150, 200), 255, np.uint8))
+    with h5py.File(tmp_path / "a.h5") as file:
+        stored = [name.decode() for name in file["pairs"]["sha256"]]
+        assert stored == [tiles.stored_sha256(file, index) for index in range(2)]
+        assert stored[0] != stored[1]
 
 
 def test_the_same_image_gives_the_same_bytes(tmp_path: Path):
