@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from relo.postprocess.flow.model import FlowModel
 
 _MAX_OPEN = 16
+_LARGEST_FLOW_PX = 1e6
 _IMAGES = (*schema.IMAGES, "mask", "valid")
 
 
@@ -194,9 +195,12 @@ class Shard:
                 return None
             residual = self._residual(group["residual"]) if "residual" in group else None
             height, width = (int(value) for value in group.attrs["shape"])
+            coefficients = np.asarray(group["coefficients"][()])
+            if not (np.abs(coefficients) < _LARGEST_FLOW_PX).all():
+                raise ValueError("no rig is that far off")
             return FlowModel(
                 shape=(height, width),
-                coefficients=np.asarray(group["coefficients"][()]),
+                coefficients=coefficients,
                 residual=residual,
                 method=_plain(group.attrs["method"]),
                 note=_plain(group.attrs["note"]),

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relo.shards import ShardWriter, tiles
+from relo.shards import ShardWriter, tile_codec, tiles
+from relo.shards.stored import DamagedTileError
 
 
 def images(size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -138,3 +139,34 @@ def test_the_hash_is_that_of_the_stored_tiles_in_order(tmp_path: Path):
             for x in (0, 128):
                 expected.update(file["mask"].id.read_direct_chunk((0, y, x))[1])
         assert tiles.stored_sha256(file, 0) == expected.hexdigest()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_damaged_tiles_are_told_and_hurt_nobody(data: st.DataObject):
+    image = images((40, 50))[data.draw(st.sampled_from(["noise", "ramp", "mixed"]))]
+    good = tile_codec.encode(image, 0, 0, 40, 50, tile_codec.compressor())
+    damaged = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(damaged[: data.draw(st.sampled_from([len(good), len(good), len(good) - 1, len(good) // 2, 10, 0]))])
+    window = np.zeros_like(image)
+    try:
+        ours = tile_codec.decode_into(cut, 40, 50, window, 0, 0)
+    except DamagedTileError:
+        return
+    assert ours or cut[:133] != good[:133] or len(cut) != len(good)
+    if cut == good:
+        assert (window == image).all()
+
+
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (-7, -9), (3, 5), (-39, -49), (29, 39)])
+def test_a_part_of_a_tile(top: int, left: int):
+    image = images((40, 50))["mixed"]
+    data = tile_codec.encode(image, 0, 0, 40, 50, tile_codec.compressor())
+    window = np.full((30, 40, 3), 7, np.uint8)
+    expected = window.copy()
+    rows, columns = slice(max(0, top), min(30, top + 40)), slice(max(0, left), min(40, left + 50))
+    expected[rows, columns] = image[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    assert tile_codec.decode_into(data, 40, 50, window, top, left)
+    assert (window == expected).all()

@@ -500,3 +500,13 @@ def test_values_of_the_index_that_contradict_the_shard(make_dataset, change: dic
 def test_an_index_that_is_none(tmp_path: Path, text: str):
     (tmp_path / "dataset.json").write_text(text)
     assert relo("inspect", tmp_path, "--verify").error("dataset.json", "is no")
+
+
+@pytest.mark.parametrize("value", [1e300, np.inf, np.nan])
+def test_a_flow_that_no_rig_has(shard: Path, value: float):
+    def spoil(file: h5py.File) -> None:
+        file["calibration/flow/coefficients"][1, 3] = value
+
+    edit(shard, spoil)
+    with pytest.raises(ShardError, match=r"shard\.h5: .*damaged"):
+        _ = open_dataset(shard).shards[0].flow
