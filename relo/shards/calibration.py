@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def store_calibration(file: h5py.File, calibration: SceneCalibration) -> None:
     """Write `calibration` to the group `/calibration` of an open shard."""
     group = file.create_group("calibration")
+    kept = []  # open until all is flushed: when Python closes them must not decide where their tiles lie
     for camera, cast in sorted(calibration.casts.items()):
         data = group.create_dataset(f"colour_{camera}", data=cast.coefficients)
         data.attrs["shape"] = cast.shape
@@ -25,12 +26,13 @@ def store_calibration(file: h5py.File, calibration: SceneCalibration) -> None:
         data.attrs["leave_one_out"] = cast.leave_one_out
         data.attrs["alpha_range"] = cast.alpha_range
         data.attrs["green_ratio"] = cast.green_ratio
-    group.create_dataset("gain", data=np.array(calibration.gain.rgb))
+        kept.append(data)
+    kept.append(group.create_dataset("gain", data=np.array(calibration.gain.rgb)))
     balance = group.create_dataset("white_balance", data=np.array(calibration.wb))
     balance.attrs["source"] = calibration.wb_source
-    group.create_dataset("colour_matrix", data=np.asarray(calibration.colour_matrix, np.float64))
+    kept += [balance, group.create_dataset("colour_matrix", data=np.asarray(calibration.colour_matrix, np.float64))]
     for name, image in sorted(calibration.previews.items()):
-        group.create_dataset(f"static/{name}", data=image, **PLAIN_COMPRESSION)
+        kept.append(group.create_dataset(f"static/{name}", data=image, **PLAIN_COMPRESSION))
     flow = group.create_group("flow")
     flow.attrs["shape"] = calibration.flow.shape
     flow.attrs["method"] = calibration.flow.method
@@ -39,8 +41,8 @@ def store_calibration(file: h5py.File, calibration: SceneCalibration) -> None:
     flow.attrs["misalignment_after"] = calibration.misalignment_after
     flow.attrs["psnr_before"] = calibration.psnr_before
     flow.attrs["psnr_after"] = calibration.psnr_after
-    flow.create_dataset("coefficients", data=calibration.flow.coefficients)
+    kept.append(flow.create_dataset("coefficients", data=calibration.flow.coefficients))
     if calibration.flow.residual is not None:
-        flow.create_dataset(
-            "residual", data=calibration.flow.residual, chunks=True, compression="gzip", shuffle=True
-        )
+        residual = calibration.flow.residual
+        kept.append(flow.create_dataset("residual", data=residual, chunks=True, compression="gzip", shuffle=True))
+    file.flush()

@@ -71,6 +71,9 @@ class ShardWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = atomic.part_name(self.path)
         self.file = h5py.File(self._part, "w")
+        # Kept open: HDF5 stores what is pending when a dataset is closed, and a thread that looks at the frames of
+        # others, as dask's profiler, would decide when that is, and so what bytes the file has.
+        self._datasets: dict[str, h5py.Dataset] = {}
         names = schema.IMAGES if short else schema.IMAGES[:2]
         attributes = {
             "format": schema.FORMAT,
@@ -86,8 +89,8 @@ class ShardWriter:
         }
         try:
             for name in names:
-                tiles.create_images(self.file, name, size, self._dtype)
-            tiles.create_masks(self.file, size)
+                self._datasets[name] = tiles.create_images(self.file, name, size, self._dtype)
+            self._datasets["mask"] = tiles.create_masks(self.file, size)
             self.set_valid(np.full(size, 255, np.uint8) if valid is None else valid)
             self.file.attrs.update(attributes)
         except BaseException:
@@ -104,7 +107,9 @@ class ShardWriter:
         self._valid = np.where(valid > 0, np.uint8(255), np.uint8(0))
         if "valid" in self.file:
             del self.file["valid"]
-        self.file.create_dataset("valid", data=valid, compression="gzip", compression_opts=4)
+        dataset = self.file.create_dataset("valid", data=valid, compression="gzip", compression_opts=4)
+        self._datasets["valid"] = dataset
+        self.file.flush()
 
     def append(
         self,
@@ -144,9 +149,9 @@ class ShardWriter:
         atomic.require_space(self.path.parent, 2 * len(images) * blur.nbytes)
         digest = hashlib.sha256()
         for name, image in checked.items():
-            for data in tiles.write_image(self.file[name], index, image):
+            for data in tiles.write_image(self._datasets[name], index, image):
                 digest.update(data)
-        self.file["mask"].resize(index + 1, axis=0)
+        self._datasets["mask"].resize(index + 1, axis=0)
         self._rows.append(schema.empty_row(pair_id) | dict(row or {}))
         self._digests.append(digest)
         if mask is not None:
@@ -156,13 +161,13 @@ class ShardWriter:
 
     def read(self, name: str, index: int) -> np.ndarray:
         """Image or mask `index` of dataset `name`, as written so far."""
-        return tiles.read_image(self.file[name], index)
+        return tiles.read_image(self._datasets[name], index)
 
     def set_mask(self, index: int, mask: np.ndarray) -> None:
         """Store the (H, W) uint8 mask of pair `index`; values other than 0 and 255 are refused."""
         if mask.shape != self.size or mask.dtype != np.uint8 or not ((mask == 0) | (mask == 255)).all():
             raise ValueError(f"mask must be {self.size} uint8 of 0 and 255, got {mask.shape} {mask.dtype}")
-        self.file["mask"][index] = mask
+        self._datasets["mask"][index] = mask
         covered, seen = np.count_nonzero(mask & self._valid), np.count_nonzero(self._valid)
         self._rows[index]["blur_fraction"] = covered / seen if seen else 0.0
 
@@ -180,7 +185,7 @@ class ShardWriter:
     def finish(self) -> Path:
         """Write /pairs, close, fsync and give the file its final name."""
         for index, (row, digest) in enumerate(zip(self._rows, self._digests, strict=True)):
-            for _, _, data in tiles.stored_tiles(self.file["mask"], index):
+            for _, _, data in tiles.stored_tiles(self._datasets["mask"], index):
                 digest.update(data)
             row["sha256"] = digest.hexdigest()
         table = np.zeros(len(self._rows), schema.PAIR_DTYPE)

@@ -8,7 +8,10 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import pytest
 from support.program import command, environment, relo, relo_process
 
 from relo.atomic import file_sha256
-from relo.shards import open_dataset
+from relo.shards import open_dataset, process_session
 
 
 def dataset(out: Path) -> dict[str, str]:
@@ -96,6 +99,29 @@ def test_a_cluster_makes_the_same_bytes(small_shards: Path, session: Path, tmp_p
     assert answer.code == 0, answer
     assert answer.json["done"] == 6
     assert dataset(out) == dataset(small_shards)
+
+
+def test_a_thread_that_looks_at_others_changes_no_byte(small_shards: Path, session: Path, tmp_path: Path):
+    """A profiler's thread, as dask's, holds on to objects of the frames it sees, so HDF5 closes them later."""
+    held: deque[object] = deque(maxlen=2000)
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.0005):
+            for frame in sys._current_frames().values():
+                while frame is not None:
+                    held.append((frame, dict(frame.f_locals)))
+                    frame = frame.f_back
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        process_session(session, tmp_path / "out")
+    finally:
+        stop.set()
+        watcher.join()
+        held.clear()
+    assert dataset(tmp_path / "out") == dataset(small_shards)
 
 
 def test_no_scheduler_there(session: Path, monkeypatch: pytest.MonkeyPatch):
