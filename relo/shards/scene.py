@@ -44,9 +44,6 @@ _MISALIGNED_PX = 0.5
 _BUMPED_PX = 0.1
 # Of up to so many pairs the frames are kept, small, for the masks.
 _KEPT_PAIRS = 32
-# Attribute of a shard: what of its scene was left out, as in quarantine.jsonl. So a shard tells itself whether its
-# scene is finished, also where the run was stopped before it wrote any list.
-_LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True)
@@ -191,7 +188,7 @@ def _process(task: SceneTask, step: Step) -> SceneResult:
         left_out = canonical_json([_portable(problem, task.session) for problem in result.problems])
         for writer in writers:
             if len(writer):
-                writer.file.attrs[_LEFT_OUT] = left_out
+                writer.file.attrs[schema.QUARANTINED] = left_out
                 result.entries.append(shard_entry(writer.finish(), scene.name, task.split, len(writer)))
     result.done = sum(entry["pairs"] for entry in result.entries)
     current = {entry["file"] for entry in result.entries}
@@ -230,7 +227,7 @@ def _take_finished(task: SceneTask, sources: Mapping[str, str], result: SceneRes
         try:
             shard = Shard.open(path)
             attrs, ids = shard.attrs, shard.ids
-            left_out = json.loads(attrs[_LEFT_OUT])
+            left_out = json.loads(attrs[schema.QUARANTINED])
             problems = [Problem(**{**entry, "file": task.session.root / entry["file"]}) for entry in left_out]
         except (ShardError, KeyError, ValueError, TypeError):
             return False

@@ -16,6 +16,9 @@ QUARANTINE_FILE = "quarantine.jsonl"
 REPORT_FILE = "report.html"
 
 IMAGES = ("blur", "sharp", "short")
+# Attribute of a shard, JSON: what of its scene was left out, as in quarantine.jsonl. So a shard tells by itself
+# whether its scene is finished, also where the run was stopped before it wrote any list.
+QUARANTINED = "quarantined"
 
 # One row a pair. NaN where a number could not be had.
 PAIR_DTYPE = np.dtype(

@@ -17,6 +17,7 @@ from relo.errors import ReloError, ShardError
 from relo.images import ImageError, to_bytes
 from relo.masks.quality import mask_flags, mask_quality
 from relo.parallel import one_opencv_thread
+from relo.shards import schema
 from relo.shards.importing.config import ONES, ImportConfig
 from relo.shards.importing.plan import Folders, Part, source_name
 from relo.shards.index import quarantine_line
@@ -24,7 +25,6 @@ from relo.shards.layouts.files import LayoutPair, read_frame, read_mask
 from relo.shards.mask_stores import ImportedFrom
 from relo.shards.mask_stores.shards import MASK_SOURCE
 from relo.shards.reader import Shard, close_files
-from relo.shards.rearranging.copy_pairs import QUARANTINED
 from relo.shards.writer import ShardWriter
 
 
@@ -102,7 +102,7 @@ def import_part(task: PartTask, step: Callable[[str, int], None] | None = None) 
                 tell(f"{pair.scene}/{pair.id}", 1)
         writer.file.attrs[MASK_SOURCE] = canonical_json(_mask_source(config, imported))
         lines = [quarantine_line(problem, Path()) for problem in made.problems]
-        writer.file.attrs[QUARANTINED] = f"[{', '.join(lines)}]"
+        writer.file.attrs[schema.QUARANTINED] = f"[{', '.join(lines)}]"
         made.done = len(writer)
         if made.done:
             writer.finish()
@@ -139,7 +139,7 @@ def _finished(task: PartTask, sources: Mapping[str, str]) -> PartResult | None:
             part.split,
             part.scene,
         )
-        entries = json.loads(attrs[QUARANTINED])
+        entries = json.loads(attrs[schema.QUARANTINED])
         problems = [Problem(**{**entry, "file": Path(entry["file"])}) for entry in entries]
         if not same or shard.count + len(problems) != len(part.pairs):
             return None

@@ -24,12 +24,10 @@ from relo.shards.tiles import stored_tiles
 
 # Attribute of a shard that was put together from others: JSON, a list of what was done, the latest last.
 REORGANISED = "reorganised"
-# Of an import: the pairs that were left out beside those of the shard.
-QUARANTINED = "quarantined"
 
 _STACKED = (*schema.IMAGES, "mask")
 # Attributes that are put together; in all others, shards that are joined agree.
-_JOINED = ("sources", MASK_SOURCE, QUARANTINED, REORGANISED, REWRITTEN_FROM)
+_JOINED = ("sources", MASK_SOURCE, schema.QUARANTINED, REORGANISED, REWRITTEN_FROM)
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ def _attributes(target: Target, operation: str) -> dict[str, Any]:
     done: list[Any] = []
     for shard in shards:
         sources |= _json(shard, "sources", {})
-        left_out += [entry for entry in _json(shard, QUARANTINED, []) if entry not in left_out]
+        left_out += [entry for entry in _json(shard, schema.QUARANTINED, []) if entry not in left_out]
         done += [entry for entry in _json(shard, REORGANISED, []) if entry not in done]
     made_from = [
         {"file": piece.shard.path.name, "sha256": piece.sha256, "pairs": len(piece.indices)}
@@ -143,8 +141,8 @@ def _attributes(target: Target, operation: str) -> dict[str, Any]:
     done.append({"operation": operation, "relo_version": __version__, "from": made_from})
     attributes |= {"scene": target.scene, "split": target.split}
     attributes |= {"sources": canonical_json(sources), REORGANISED: canonical_json(done)}
-    if QUARANTINED in attributes:
-        attributes[QUARANTINED] = canonical_json(left_out)
+    if schema.QUARANTINED in attributes:
+        attributes[schema.QUARANTINED] = canonical_json(left_out)
     if MASK_SOURCE in attributes:
         attributes[MASK_SOURCE] = canonical_json(_mask_source(target))
     attributes.pop(REWRITTEN_FROM, None)
