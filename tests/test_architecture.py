@@ -32,6 +32,7 @@ SHARED = {
     "provenance",
     "resources",
     "srgb",
+    "units",
     "__init__",
 }
 ALLOWED = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -85,13 +84,10 @@ def command(
     """
     from relo.config import build_config
     from relo.parallel import reuse_freed_memory
-    from relo.shards.config import parse_split
+    from relo.shards.config import parse_splits
     from relo.shards.importing.config import ONES, ImportConfig
     from relo.shards.importing.job import import_layout
 
-    wanted: dict[str, Any] = {}
-    for text in splits:
-        wanted |= parse_split(text)
     settings = {
         "layout": layout,
         "bits": int(bits) if bits else None,
@@ -101,7 +97,7 @@ def command(
         "gamma": gamma,
         "variant": variant or "",
         "scene": scene,
-        "split": wanted,
+        "split": parse_splits(splits),
         "seed": seed,
     }
     config = build_config(ImportConfig, settings, "options")

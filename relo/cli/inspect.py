@@ -11,6 +11,7 @@ import click
 
 from relo.cli import common
 from relo.errors import EXIT_PARTIAL
+from relo.units import in_bytes
 
 if TYPE_CHECKING:
     from relo.shards.inspect import Damage, Inspection
@@ -109,7 +110,7 @@ def _lines(found: Inspection, damage: list[Damage], verified: bool) -> list[str]
             f"{shard.width}x{shard.height}",
             str(shard.bits),
             "yes" if shard.short else "no",
-            _disk(shard.bytes),
+            in_bytes(shard.bytes),
             shard.config_sha256[:12] or "-",
         )
         for shard in found.shards
@@ -120,7 +121,7 @@ def _lines(found: Inspection, damage: list[Damage], verified: bool) -> list[str]
         "",
         f"scenes    {len(found.scenes)}",
         f"pairs     {found.pairs} ({splits})",
-        f"on disk   {_disk(found.bytes)}",
+        f"on disk   {in_bytes(found.bytes)}",
     ]
     coverage = found.coverage
     if coverage is not None:
@@ -144,12 +145,3 @@ def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: set[i
         ).rstrip()
         for row in [heads, *rows]
     ]
-
-
-def _disk(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -80,13 +80,11 @@ def command(
     from relo.report import write_report
     from relo.resources import usable_cores
     from relo.shards.build import plan_session, process_session
-    from relo.shards.config import ProcessConfig, parse_split
+    from relo.shards.config import ProcessConfig, parse_splits
     from relo.shards.parts import parse_part
     from relo.shards.schema import REPORT_FILE
 
-    given: dict[str, Any] = {"split": {}}
-    for text in splits:
-        given["split"] |= parse_split(text)
+    given: dict[str, Any] = {"split": parse_splits(splits)}
     if seed is not None:
         given["seed"] = seed
     config = load_config(ProcessConfig, config_file, overrides, given)
@@ -142,7 +140,8 @@ def _tell_plan(raw_dir: Path, plan: Plan, as_json: bool) -> None:
     """Print what a run would do."""
     from collections import Counter
 
-    from relo.shards.estimate import in_bytes, in_time, missing_space
+    from relo.shards.estimate import missing_space
+    from relo.units import in_bytes, in_time
 
     expected, workers = plan.estimate, plan.workers
     by_split = Counter[str]()

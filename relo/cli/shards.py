@@ -97,15 +97,19 @@ def split(
     as_json: bool,
 ) -> None:
     """Move scenes of SRC to other splits in OUT; a scene is never in two."""
-    from relo.shards.config import parse_split
+    from relo.shards.config import parse_splits
     from relo.shards.rearranging.operations import split_dataset
 
-    wanted: dict[str, Any] = {}
-    for text in splits:
-        wanted |= parse_split(text)
     _report(
         lambda progress: split_dataset(
-            src, out, wanted, seed=seed, anew=anew, licence=licence, overwrite=overwrite, progress=progress
+            src,
+            out,
+            parse_splits(splits),
+            seed=seed,
+            anew=anew,
+            licence=licence,
+            overwrite=overwrite,
+            progress=progress,
         ),
         as_json,
     )

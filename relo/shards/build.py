@@ -27,13 +27,14 @@ from relo.progress import Progress
 from relo.resources import available_memory, usable_cores
 from relo.shards import schema, tile_codec
 from relo.shards.config import ProcessConfig, assign_splits
-from relo.shards.estimate import Estimate, Workers, choose_workers, estimate, in_bytes, missing_space
+from relo.shards.estimate import Estimate, Workers, choose_workers, estimate, missing_space
 from relo.shards.folder import check_output, prepare_folder, remove_stale
 from relo.shards.index import quarantine_line, read_quarantine, write_index
 from relo.shards.parts import Part, check_part, scenes_of_part
 from relo.shards.probe import vouch_for
 from relo.shards.reader import read_index
 from relo.shards.scene import SceneResult, SceneTask, failed_scene, hashed, process_scene, shard_paths
+from relo.units import in_bytes
 
 logger = logging.getLogger(__name__)
 

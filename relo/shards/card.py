@@ -13,6 +13,7 @@ from typing import Any
 from relo import atomic
 from relo.shards import schema
 from relo.shards.reader import Shard, close_files, read_index
+from relo.units import in_bytes
 
 CARD_FILE = "README.md"
 # A card without this line is somebody's own and stays as it is.
@@ -72,7 +73,7 @@ def card_text(index: Mapping[str, Any], shards: Sequence[Shard]) -> str:
         "frames": _counted(f"{shard.size[1]}x{shard.size[0]}, {shard.bits} bits" for shard in shards) or "none",
         "masks": _counted(_mask_words(shard) for shard in shards) or "none",
         "short exposures": _counted("yes" if "short" in shard.file else "no" for shard in shards) or "none",
-        "on disk": _size(sum(shard.path.stat().st_size for shard in shards)),
+        "on disk": in_bytes(sum(shard.path.stat().st_size for shard in shards)),
         "left out": f"{index.get('quarantined', 0)}, listed in `{schema.QUARANTINE_FILE}`",
         "licence": licence or "unknown: ask whoever took the photographs before you pass them on",
         "origin": _plain(index.get("origin", "")) or "unknown",
@@ -164,12 +165,3 @@ def _counted(values: Any) -> str:
 def _plain(text: object) -> str:
     """One line that breaks neither a table nor a quoted string."""
     return " ".join(str(text).split()).replace("|", "/").replace('"', "'").replace("\\", "/")
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from relo.config import Config
+from relo.config import Config, build_config
 from relo.errors import ConfigError
 from relo.masks.config import MaskConfig
 from relo.postprocess.short import ShortExposureConfig
 from relo.postprocess.steps import PostprocessConfig
 
 DEFAULT_SPLIT = "train"
+
+# Scenes, or the share of all scenes, of each split.
+Split = dict[str, float | list[str]]
 
 
 class ShardConfig(Config):
@@ -31,7 +34,7 @@ class ProcessConfig(PostprocessConfig):
     masks: MaskConfig = MaskConfig()
     short: ShortExposureConfig = ShortExposureConfig()
     shards: ShardConfig = ShardConfig()
-    split: dict[str, float | list[str]] = Field(
+    split: Split = Field(
         default_factory=dict, description="Scenes, or the share of all scenes, of splits other than 'train'."
     )
 
@@ -86,7 +89,37 @@ def assign_splits(scenes: Sequence[str], config: ProcessConfig) -> dict[str, str
     return {scene: assigned.get(scene, DEFAULT_SPLIT) for scene in scenes}
 
 
-def parse_split(text: str) -> dict[str, float | list[str]]:
+def moved_splits(current: Mapping[str, str], wanted: Split, seed: int = 0) -> dict[str, str]:
+    """Split of each scene after some have been moved.
+
+    Named scenes go where they are named. A share is drawn from the scenes of "train", so that no scene that was
+    held back for testing ends up in training. All others stay.
+
+    Parameters
+    ----------
+    current : mapping of scene -> split
+    wanted : mapping of split -> scenes or share
+        As `ProcessConfig.split`.
+    seed : int
+
+    Raises
+    ------
+    ConfigError
+        A named scene does not exist or is named twice, or the shares take all of "train".
+    """
+    if not wanted:
+        return dict(current)
+    named = {scene for scenes in wanted.values() if isinstance(scenes, list) for scene in scenes}
+    unknown = sorted(named - set(current))
+    if unknown:
+        known = ", ".join(sorted(current)[:8]) + (", ..." if len(current) > 8 else "")
+        raise ConfigError(f"--split names scene '{unknown[0]}', there is: {known}")
+    free = sorted(scene for scene, split in current.items() if scene in named or split == DEFAULT_SPLIT)
+    config = build_config(ProcessConfig, {"split": wanted, "seed": seed}, "options")
+    return dict(current) | assign_splits(free, config)
+
+
+def parse_split(text: str) -> Split:
     """Read "test=scene_01,scene_02" or "test=0.2" as one entry of `ProcessConfig.split`.
 
     A number that is no share, as in "test=007", names a scene.
@@ -105,3 +138,8 @@ def parse_split(text: str) -> dict[str, float | list[str]]:
     except ValueError:
         share = 0.0
     return {name.strip(): share if 0 < share < 1 else scenes}
+
+
+def parse_splits(texts: Iterable[str]) -> Split:
+    """Read several of what `parse_split` reads; the last of a name counts."""
+    return {name: wanted for text in texts for name, wanted in parse_split(text).items()}

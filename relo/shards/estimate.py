@@ -8,6 +8,7 @@ from typing import NamedTuple
 from relo.capture.session import CAMERAS, Session
 from relo.errors import CaptureError
 from relo.shards.config import ProcessConfig
+from relo.units import in_bytes
 
 # All by benchmarks/scale.py, on simulated sessions; noise decides how well frames compress.
 _CPU_SECONDS_PER_PIXEL = 0.3e-6
@@ -108,19 +109,3 @@ def missing_space(needed: int, free: int) -> str:
         return ""
     missing = in_bytes(needed - free)
     return f"about {in_bytes(needed)} will be written, {in_bytes(free)} are free: {missing} are missing"
-
-
-def in_bytes(count: float) -> str:
-    """A size for people: 1.2 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def in_time(seconds: float) -> str:
-    """A duration for people: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,24 @@ def read_quarantine(root: Path) -> list[dict[str, str]]:
     ShardError
         A line is no JSON object.
     """
-    path = root / schema.QUARANTINE_FILE
-    if not path.is_file():
-        return []
     keys = ("scene", "pair", "file", "stage", "reason", "advice")
     entries = []
+    for number, entry in quarantine_entries(root):
+        if entry is None:
+            raise ShardError(
+                f"line {number} is no JSON object",
+                file=root / schema.QUARANTINE_FILE,
+                advice="Mend the line, or run 'relo process' again.",
+            )
+        entries.append({key: str(entry.get(key) or "") for key in keys})
+    return entries
+
+
+def quarantine_entries(root: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Yield (line number, entry) of `quarantine.jsonl`, as it stands there; None for what is no JSON object."""
+    path = root / schema.QUARANTINE_FILE
+    if not path.is_file():
+        return
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
         if not line.strip():
             continue
@@ -115,11 +128,4 @@ def read_quarantine(root: Path) -> list[dict[str, str]]:
             entry = json.loads(line)
         except (ValueError, RecursionError):
             entry = None
-        if not isinstance(entry, dict):
-            raise ShardError(
-                f"line {number} is no JSON object",
-                file=path,
-                advice="Mend the line, or run 'relo process' again.",
-            )
-        entries.append({key: str(entry.get(key) or "") for key in keys})
-    return entries
+        yield number, entry if isinstance(entry, dict) else None

@@ -5,7 +5,6 @@ Nothing here stops at the first damaged file: what is wrong becomes a `Damage`, 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from relo.errors import ShardError
 from relo.progress import Progress
 from relo.shards import schema, tiles
 from relo.shards.checks import ADVICE, MAX_PAIRS
+from relo.shards.index import quarantine_entries
 from relo.shards.reader import Sample, Shard, close_files, listed_file, read_index
 
 # What h5py raises for a damaged file, depending on which bytes are hit.
@@ -290,18 +290,11 @@ def _damage_of_pair(sample: Sample, checksum: str) -> str:
 
 def _damage_of_quarantine(root: Path) -> list[Damage]:
     """Lines of `quarantine.jsonl` that are no JSON objects."""
-    path = root / schema.QUARANTINE_FILE
-    if not path.is_file():
-        return []
-    damage = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            good = not line.strip() or isinstance(json.loads(line), dict)
-        except (ValueError, RecursionError):
-            good = False
-        if not good:
-            damage.append(Damage(path.name, "", f"line {number} is no JSON object. {_QUARANTINE_ADVICE}"))
-    return damage
+    return [
+        Damage(schema.QUARANTINE_FILE, "", f"line {number} is no JSON object. {_QUARANTINE_ADVICE}")
+        for number, entry in quarantine_entries(root)
+        if entry is None
+    ]
 
 
 def _decode(sample: Sample) -> None:

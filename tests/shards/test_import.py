@@ -18,7 +18,8 @@ from relo.errors import ConfigError, ReloError, ShardError
 from relo.images import read_image, write_image
 from relo.masks.external import write_mask
 from relo.shards import open_dataset
-from relo.shards.importing.config import ImportConfig, MaskSettings, moved_splits
+from relo.shards.config import moved_splits
+from relo.shards.importing.config import ImportConfig, MaskSettings
 from relo.shards.importing.job import import_layout
 from relo.shards.importing.plan import make_plan, needed_space
 from relo.shards.inspect import verify_shards

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
 
-from relo.config import Config, build_config
-from relo.errors import ConfigError
-from relo.shards.config import DEFAULT_SPLIT, ProcessConfig, assign_splits
-
-Split = dict[str, float | list[str]]
+from relo.config import Config
+from relo.shards.config import Split
 
 # Masks that nobody has drawn: 255 everywhere.
 ONES = "ones"
@@ -38,33 +34,3 @@ class ImportConfig(Config):
     scene: str = Field("", description="pairs: scene of frames that lie in no folder of a scene.")
     split: Split = Field(default_factory=dict, description="Scenes, or shares of 'train', that go to other splits.")
     seed: int = Field(0, ge=0, description="Seeds the shares.")
-
-
-def moved_splits(current: Mapping[str, str], wanted: Split, seed: int = 0) -> dict[str, str]:
-    """Split of each scene after some have been moved.
-
-    Named scenes go where they are named. A share is drawn from the scenes of "train", so that no scene that was
-    held back for testing ends up in training. All others stay.
-
-    Parameters
-    ----------
-    current : mapping of scene -> split
-    wanted : mapping of split -> scenes or share
-        As `ProcessConfig.split`.
-    seed : int
-
-    Raises
-    ------
-    ConfigError
-        A named scene does not exist or is named twice, or the shares take all of "train".
-    """
-    if not wanted:
-        return dict(current)
-    named = {scene for scenes in wanted.values() if isinstance(scenes, list) for scene in scenes}
-    unknown = sorted(named - set(current))
-    if unknown:
-        known = ", ".join(sorted(current)[:8]) + (", ..." if len(current) > 8 else "")
-        raise ConfigError(f"--split names scene '{unknown[0]}', there is: {known}")
-    free = sorted(scene for scene, split in current.items() if scene in named or split == DEFAULT_SPLIT)
-    config = build_config(ProcessConfig, {"split": wanted, "seed": seed}, "options")
-    return dict(current) | assign_splits(free, config)

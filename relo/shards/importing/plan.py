@@ -12,8 +12,9 @@ from relo.capture.session import Problem
 from relo.errors import ConfigError, ReloError
 from relo.images import ImageError
 from relo.shards import schema
+from relo.shards.config import moved_splits
 from relo.shards.folder import file_stems, storable
-from relo.shards.importing.config import ONES, UNKNOWN, ImportConfig, moved_splits
+from relo.shards.importing.config import ONES, UNKNOWN, ImportConfig
 from relo.shards.layouts import gopro, pairs, realblur, reloblur
 from relo.shards.layouts.files import STAGE, Found, FrameKind, LayoutPair, frame_kind
 from relo.shards.layouts.manifest import read_manifest, renamed

@@ -9,8 +9,8 @@ from pathlib import Path
 from relo.capture.session import Problem
 from relo.errors import ConfigError
 from relo.progress import Progress
+from relo.shards.config import Split, moved_splits
 from relo.shards.folder import file_stems
-from relo.shards.importing.config import Split, moved_splits
 from relo.shards.index import quarantine_line
 from relo.shards.inspect import split_flags
 from relo.shards.rearranging.copy_pairs import Piece, Target, joinable
@@ -35,7 +35,7 @@ def split_dataset(
     src, out, licence, overwrite, progress
         As in `relo.shards.rearranging.merge.merge_datasets`.
     wanted : mapping of split -> scenes or share
-        As in `relo.shards.importing.config.moved_splits`.
+        As in `relo.shards.config.moved_splits`.
     seed : int
         Of the shares.
     anew : bool
