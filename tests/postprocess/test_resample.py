@@ -256,7 +256,8 @@ def test_whole_shifts_copy_pixels_and_the_edge_repeats(height, width, dx, dy, me
     if method != "cmtf-matched":
         assert np.array_equal(whole, image)
     expected = whole[rows][:, columns]
-    assert np.array_equal(result, expected) if method in CMTF else np.allclose(result, expected, atol=1e-6)
+    # Only the identity of "cmtf" is exact: sums of several taps may be added in another order from row to row.
+    assert np.array_equal(result, expected) if method == "cmtf" else np.allclose(result, expected, atol=1e-6)
 
 
 def test_matched_is_a_low_pass_where_nothing_moves():
