@@ -18,6 +18,7 @@ from relo.cli.common import finish, folder, json_option, parse_size, progress_ba
 @click.option("--pattern", type=click.Choice(["RGGB", "BGGR", "GRBG", "GBRG"]), help="CFA pattern [default: RGGB].")
 @click.option("--seed", type=click.IntRange(min=0), help="Fixes every byte [default: 0].")
 @click.option("--config", "config_file", type=folder, help="YAML file with settings.")
+@click.option("--preset", help="Settings that come with relo: bench, on which small networks learn in minutes.")
 @set_option
 @json_option
 def command(
@@ -29,6 +30,7 @@ def command(
     pattern: str | None,
     seed: int | None,
     config_file: Path | None,
+    preset: str | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -36,9 +38,15 @@ def command(
 
     The hard cases are switched on by --set, for example --set highlights=true --set parallax_px=0.8.
     """
-    from relo.capture.simulator import SimulationConfig, simulate_session
+    from relo.capture.simulator import PRESETS, SimulationConfig, simulate_session
     from relo.config import load_config
+    from relo.errors import ConfigError
 
+    if preset and config_file:
+        raise ConfigError("--preset and --config exclude each other", advice="Override single settings with --set.")
+    if preset and preset not in PRESETS:
+        raise ConfigError(f"there is no preset '{preset}'", advice=f"Known: {', '.join(PRESETS)}.")
+    config_file = PRESETS[preset] if preset else config_file
     width, height = parse_size(size_text) if size_text else (None, None)
     given = {
         "scenes": scenes,

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import h5py
 import pytest
 import rawpy
 from support.program import relo
@@ -42,6 +44,13 @@ def test_options_win_over_settings_win_over_the_file(tmp_path: Path):
     assert "done 2" in answer.out
 
 
+def test_options_win_over_a_preset(tmp_path: Path):
+    assert relo("simulate", tmp_path / "s", "--preset", "bench", *SMALL, "--seed", 3).code == 0
+    assert "seed 3" in (tmp_path / "s" / "session.yaml").read_text()
+    with h5py.File(tmp_path / "s" / "truth.h5") as truth:
+        assert json.loads(truth.attrs["config"])["short_delay"] == 0.5
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "thesis.docx").write_text("dear")
@@ -56,6 +65,8 @@ def test_a_folder_that_is_not_empty_is_left_alone(tmp_path: Path):
         (("--set", "width=10"), "'width'"),
         (("--set", "t_short_s=1"), "must be below t_long_s"),
         (("--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("--preset", "nowhere"), "Known: bench"),
+        (("--preset", "bench", "--config", "nowhere.yaml"), "exclude each other"),
     ],
 )
 def test_wrong_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, str], words: str):

@@ -4,7 +4,7 @@ It is the only source with truth for colour cast, gain, flow, images and masks a
 figure of relo comes from here. Image libraries are imported when a session is rendered, not before.
 """
 
-from relo.capture.simulator.config import SimulationConfig
+from relo.capture.simulator.config import PRESETS, SimulationConfig
 from relo.capture.simulator.session import simulate_session
 
-__all__ = ["SimulationConfig", "simulate_session"]
+__all__ = ["PRESETS", "SimulationConfig", "simulate_session"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
@@ -11,6 +12,9 @@ from pydantic import Field, model_validator
 from relo.config import Config
 
 REFERENCE_WIDTH = 2152  # frame width of the published dataset; extents in pixels are meant at this width
+
+
+PRESETS = {file.stem: file for file in sorted((Path(__file__).parent / "presets").glob("*.yaml"))}
 
 
 class Stream(IntEnum):
@@ -56,6 +60,12 @@ class SimulationConfig(Config):
     )
     t_long_s: float = Field(0.020, gt=0, le=10, description="Exposure of camera B [s].")
     t_short_s: float = Field(0.001, gt=0, le=10, description="Exposure of camera S [s].")
+    short_delay: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="When camera S exposes: 0 when B starts, 0.5 in the middle of B, 1 at its end.",
+    )
     black_level: float = Field(
         512, ge=16, le=4096, description="Black level at 14 bits [DN]; the positions lie up to 4 DN above it."
     )
@@ -78,6 +88,9 @@ class SimulationConfig(Config):
         description="Factor on camera B's misalignment; 1: 0.1 degree, 1.001, k1 1.2e-3, 2.5 px.",
     )
     objects: int = Field(3, ge=1, le=8, description="Largest number of moving objects in a pair.")
+    covered: float = Field(
+        0.1, gt=0, le=0.3, description="Mean share of the frame to cover with trails; about a tenth more comes out."
+    )
     blur_px_min: float = Field(15, gt=0, le=400, description="Shortest path during t_long [px at width 2152].")
     blur_px_max: float = Field(70, gt=0, le=400, description="Longest path during t_long [px at width 2152].")
 
@@ -108,6 +121,12 @@ class SimulationConfig(Config):
     def tau(self) -> float:
         """Transmittance of the ND filter in front of camera B."""
         return self.t_short_s / self.t_long_s
+
+    @property
+    def short_span(self) -> tuple[float, float]:
+        """When camera S opens and closes, in units of t_long: 0 to 1 is camera B's exposure."""
+        start = self.short_delay * (1 - self.tau)
+        return start, start + self.tau
 
     @property
     def shape(self) -> tuple[int, int]:

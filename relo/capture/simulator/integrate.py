@@ -18,6 +18,7 @@ from relo.capture.simulator.sprites import lay_over, sample_sprite
 
 STEP_PX = 0.7
 Box = tuple[int, int, int, int]
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +59,17 @@ def expose(
     shape: tuple[int, int],
     margin: int,
     brightness: Callable[[np.ndarray], np.ndarray] | None = None,
+    *,
+    start: float = 0.0,
 ) -> list[Patch]:
-    """Integrate from the start of the exposure to `end`.
+    """Integrate from `start` to `end`.
 
     Parameters
     ----------
     objects : sequence of MovingObject
         Back to front.
-    end : float
-        End of the exposure in units of t_long: 1 for camera B, tau for camera S.
+    start, end : float
+        When the shutter opens and closes, in units of camera B's exposure: 0 and 1 for camera B.
     shape : 2 ints
         (H, W) of the canvas [px].
     margin : int
@@ -79,11 +82,12 @@ def expose(
     list of Patch
         Disjoint boxes. Objects whose boxes overlap are integrated together, so their overlap is exact.
     """
-    groups = _grouped([(_trail_box(item, end, shape, margin), [k]) for k, item in enumerate(objects)])
+    span = start, end
+    groups = _grouped([(_trail_box(item, span, shape, margin), [k]) for k, item in enumerate(objects)])
     patches = []
     for box, members in groups:
         if box[0] < box[2] and box[1] < box[3]:
-            patches.append(_integrate([objects[k] for k in sorted(members)], end, box, margin, brightness))
+            patches.append(_integrate([objects[k] for k in sorted(members)], span, box, margin, brightness))
     return patches
 
 
@@ -124,8 +128,8 @@ def _box_at(item: MovingObject, s: float, margin: int) -> Box:
     return item.sprite.box(float(x), float(y), item.motion.orientation(s))
 
 
-def _trail_box(item: MovingObject, end: float, shape: tuple[int, int], margin: int) -> Box:
-    times = np.linspace(0, end, item.steps(end, STEP_PX) + 1)
+def _trail_box(item: MovingObject, span: Span, shape: tuple[int, int], margin: int) -> Box:
+    times = np.linspace(*span, item.steps(*span, STEP_PX) + 1)
     trail = functools.reduce(_joined, (_box_at(item, float(s), margin) for s in times))
     # One step more: beside other objects this one may be drawn at other moments.
     grown = trail[0] - 1, trail[1] - 1, trail[2] + 1, trail[3] + 1
@@ -146,14 +150,14 @@ def _grouped(groups: list[tuple[Box, list[int]]]) -> list[tuple[Box, list[int]]]
 
 def _integrate(
     objects: list[MovingObject],
-    end: float,
+    span: Span,
     box: Box,
     margin: int,
     brightness: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Patch:
     height, width = box[3] - box[1], box[2] - box[0]
     total, cover = np.zeros((height, width, 4), np.float32), np.zeros((height, width), np.float32)
-    times, weights = _trapezoid(max(item.steps(end, STEP_PX) for item in objects), end, brightness)
+    times, weights = _trapezoid(max(item.steps(*span, STEP_PX) for item in objects), span, brightness)
     for s, weight in zip(times, weights, strict=True):
         boxes = [(_clip(_box_at(item, float(s), margin), box), [k]) for k, item in enumerate(objects)]
         # Objects that are apart at this moment need no common frame, which saves most of the time.
@@ -190,10 +194,10 @@ def _frame(
 
 
 def _trapezoid(
-    steps: int, end: float, brightness: Callable[[np.ndarray], np.ndarray] | None
+    steps: int, span: Span, brightness: Callable[[np.ndarray], np.ndarray] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give times from 0 to `end`, both ends included: else the footprint would lack half a step."""
-    times = np.linspace(0, end, steps + 1)
+    """Give times over `span`, both ends included: else the footprint would lack half a step."""
+    times = np.linspace(*span, steps + 1)
     weights = np.ones(steps + 1)
     weights[[0, -1]] = 0.5
     if brightness is not None:

@@ -10,9 +10,9 @@ import numpy as np
 from relo.capture.simulator.config import SimulationConfig
 from relo.capture.simulator.sprites import Sprite, draw_sprite
 
-# Share of the frame to cover; the published dataset's mean is 11.75 %. What comes out is a fifth more: shapes
-# that are not round leave wider trails.
-_SHARE_RANGE = (0.035, 0.165)
+# Share of the frame to cover, in multiples of its mean. The published dataset's mean is 11.75 %. What comes out is
+# a tenth more than asked for: shapes that are not round leave wider trails.
+_SHARE_RANGE = (0.35, 1.65)
 _SHARP_LIMIT_PX = 6.0  # published limit of the movement during t_short, at the reference width
 _SMALLEST_BLUR_PX = 3.0  # in small frames the scaled extents would be no blur at all
 
@@ -59,9 +59,9 @@ class Motion:
         """Angle at `s` [rad]."""
         return self.angle + self.spin * s
 
-    def path_length(self, s: float) -> float:
-        """Way of the centre from 0 to `s` [px]."""
-        steps = np.diff(self.position(np.linspace(0, s, 65)), axis=0)
+    def path_length(self, start: float, end: float) -> float:
+        """Way of the centre from `start` to `end` [px]."""
+        steps = np.diff(self.position(np.linspace(start, end, 65)), axis=0)
         return float(np.hypot(steps[:, 0], steps[:, 1]).sum())
 
 
@@ -72,12 +72,12 @@ class MovingObject:
     sprite: Sprite
     motion: Motion
 
-    def steps(self, end: float, step_px: float) -> int:
-        """Count the equal time steps up to `end` in which no point moves further than `step_px`."""
-        times = np.linspace(0, end, 65)
+    def steps(self, start: float, end: float, step_px: float) -> int:
+        """Count the equal time steps from `start` to `end` in which no point moves further than `step_px`."""
+        times = np.linspace(start, end, 65)
         way = np.diff(self.motion.position(times), axis=0)
         fastest = float(np.hypot(way[:, 0], way[:, 1]).max()) * 64
-        fastest += abs(self.motion.spin) * end * self.sprite.radius
+        fastest += abs(self.motion.spin) * (end - start) * self.sprite.radius
         return max(2, math.ceil(fastest / step_px))
 
 
@@ -114,7 +114,7 @@ def draw_objects(
     """
     height, width = config.shape
     count = int(rng.integers(1, config.objects + 1))
-    share = rng.uniform(*_SHARE_RANGE)
+    share = config.covered * rng.uniform(*_SHARE_RANGE)
     parts = rng.dirichlet(np.full(count, 6.0)) * share
     meeting_point = area_rng.uniform(0.4, 0.6, 2) * (width, height)
     placed: list[tuple[np.ndarray, float]] = []

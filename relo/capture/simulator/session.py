@@ -200,10 +200,10 @@ class SceneRenderer:
 
     def expose(self, objects: list[MovingObject], camera: str, phase: float) -> list[Patch]:
         """Integrate the objects over the exposure of one camera, in S geometry."""
-        end = 1.0 if camera == "B" else self.config.tau
+        start, end = (0.0, 1.0) if camera == "B" else self.config.short_span
         depth, omega = self.config.flicker, 2 * math.pi * 100.0 * self.config.t_long_s
         brightness = (lambda s: 1 + depth * np.cos(omega * s + phase)) if depth else None
-        return expose(objects, end, self.canvas.shape[:2], self.margin, brightness)
+        return expose(objects, end, self.canvas.shape[:2], self.margin, brightness, start=start)
 
     def images(self, pair: int, objects: list[MovingObject], phase: float) -> tuple[np.ndarray, ...]:
         """Render a pair without noise.
@@ -268,15 +268,17 @@ class SceneRenderer:
         for name in CAMERAS:
             group.attrs[f"level_{name}"] = levels[name]
         motions = [item.motion for item in objects]
-        group.attrs["blur_px"] = [motion.path_length(1.0) for motion in motions]
-        group.attrs["sharp_px"] = [motion.path_length(config.tau) for motion in motions]
+        group.attrs["blur_px"] = [motion.path_length(0.0, 1.0) for motion in motions]
+        group.attrs["sharp_px"] = [motion.path_length(*config.short_span) for motion in motions]
         group.attrs["start"] = np.stack([motion.position(0.0) for motion in motions])
         group.attrs["end"] = np.stack([motion.position(1.0) for motion in motions])
 
     def _levels(self, phase: float) -> dict[str, float]:
-        """Light level during each camera's exposure; both start together."""
+        """Light level during each camera's exposure."""
         if not self.config.flicker:
             return dict.fromkeys(CAMERAS, 1.0)
+        opened = {"B": 0.0, "S": self.config.short_span[0] * self.config.t_long_s}
         return {
-            name: flicker_level(self.config.flicker, phase, 0.0, self.cameras[name].exposure_s) for name in CAMERAS
+            name: flicker_level(self.config.flicker, phase, start, start + self.cameras[name].exposure_s)
+            for name, start in opened.items()
         }

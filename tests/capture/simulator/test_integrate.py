@@ -99,6 +99,19 @@ def test_sharp_stands_at_the_start_of_the_trail():
     assert profile[MARGIN + 100] == pytest.approx(profile[MARGIN + 80] / 2, rel=0.05)
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.0])
+def test_the_short_exposure_may_come_later(delay):
+    config = SimulationConfig(t_short_s=0.001, t_long_s=0.02, short_delay=delay)
+    start, end = config.short_span
+    assert end - start == pytest.approx(0.05)
+    item = MovingObject(_dot(), Motion((60.0, 60.0), 0.0, 40.0, 0.3, 0.0, 0.0, 0.0))
+    image = apply(np.zeros((*SHAPE, 3), np.float32), expose([item], end, SHAPE, MARGIN, start=start))[..., 0]
+    columns = np.arange(SHAPE[1]) - MARGIN
+    middle = item.motion.position((start + end) / 2)[0]
+    assert float((image * columns).sum() / image.sum()) == pytest.approx(middle, abs=0.05)
+    assert {0.0: 0.0, 0.5: 0.475, 1.0: 0.95}[delay] == pytest.approx(start)
+
+
 def test_saturation_comes_after_integration():
     """A lamp 12 times as bright as white still saturates B on its way; a mean of clipped frames would not."""
     config = SimulationConfig(width=160, height=110, cast_strength=0, non_cubic=0, gain_mismatch=0)
@@ -133,9 +146,9 @@ def test_motion():
     motion = _motion(10, 20, 30, direction=0.0, curvature=0.0)
     assert motion.position(0.0) == pytest.approx([10, 20])
     assert motion.position(1.0) == pytest.approx([40, 20])
-    assert motion.path_length(1.0) == pytest.approx(30)
-    assert motion.path_length(0.1) == pytest.approx(30 * (0.8 * 0.1 + 0.2 * 0.01))
-    assert _motion(0, 0, 30, curvature=0.2).path_length(1.0) > 30
+    assert motion.path_length(0.0, 1.0) == pytest.approx(30)
+    assert motion.path_length(0.0, 0.1) == pytest.approx(30 * (0.8 * 0.1 + 0.2 * 0.01))
+    assert _motion(0, 0, 30, curvature=0.2).path_length(0.0, 1.0) > 30
 
 
 def test_blur_range_scales_with_the_frame():

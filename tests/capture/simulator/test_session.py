@@ -16,8 +16,10 @@ from scipy import ndimage
 
 from relo.capture.frame import channel_of_position
 from relo.capture.session import open_session
-from relo.capture.simulator import SimulationConfig, simulate_session
-from relo.capture.simulator.rig import COLOUR_MATRIX, WHITE_BALANCE
+from relo.capture.simulator import PRESETS, SimulationConfig, simulate_session
+from relo.capture.simulator.rig import COLOUR_MATRIX, WHITE_BALANCE, draw_cameras
+from relo.capture.simulator.session import SceneRenderer
+from relo.config import load_config
 from relo.errors import CaptureError
 
 TINY = SimulationConfig(width=161, height=123, scenes=2, pairs=2, seed=11)
@@ -253,3 +255,23 @@ def test_importing_capture_needs_no_image_library():
         "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_the_covered_share_can_be_chosen():
+    """Trails are drawn for the wanted share; over many pairs their mean is near it."""
+    shares = {}
+    for covered in (0.05, 0.1):
+        config = SimulationConfig(width=269, height=180, scenes=1, pairs=24, covered=covered, seed=2)
+        scene = SceneRenderer(config, draw_cameras(config), 0)
+        masks = [scene.images(pair, scene.objects(pair), 0.0)[3] for pair in range(config.pairs)]
+        shares[covered] = float(np.mean(masks) / 255)
+    assert shares[0.05] == pytest.approx(0.05, rel=0.35)
+    assert shares[0.1] == pytest.approx(0.1, rel=0.35)
+    assert shares[0.1] > 1.4 * shares[0.05]
+
+
+def test_presets_are_complete_configurations():
+    assert "bench" in PRESETS
+    for file in PRESETS.values():
+        config = load_config(SimulationConfig, file)
+        assert config.model_dump() | yaml.safe_load(file.read_text()) == config.model_dump()
