@@ -10,9 +10,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relo.errors import ConfigError
+from relo.models.own import read_own
 from relo.models.restoration import Restoration
 
 if TYPE_CHECKING:
@@ -31,17 +33,19 @@ class ModelInfo:
         What `create_model` and recipes call it.
     source : str
         Publication.
-    parameters : int
-        Number of parameters with the default options.
+    parameters : int or None
+        Number of parameters with the default options; None for a network of the user's own.
     published : dict of str to float
-        Results on the ReLoBlur test set (Li et al. 2023, table 1); empty where there are none.
+        Results on the ReLoBlur test set: psnr, ssim, psnr_w, ssim_w and, where given, psnr_a (Li et al. 2023,
+        table 1; `mimo_unet_plus` from the M2AENet paper, table 1, with another training and newer masks). Empty
+        where there are none.
     location : str
-        `module:function` that builds it.
+        `module:function` that builds it, or `file.py:function`.
     """
 
     name: str
     source: str
-    parameters: int
+    parameters: int | None
     location: str
     published: dict[str, float] = field(default_factory=dict)
 
@@ -54,20 +58,21 @@ _MODELS = {
             "Cho et al. 2021, MIMO-UNet",
             6_807_171,
             "relo.models.mimo_unet:mimo_unet",
-            {"psnr": 34.52, "ssim": 0.9250, "psnr_w": 27.95, "ssim_w": 0.8650},
+            {"psnr": 34.52, "ssim": 0.9250, "psnr_w": 27.95, "ssim_w": 0.8650, "psnr_a": 35.42},
         ),
         ModelInfo(
             "mimo_unet_plus",
             "Cho et al. 2021, MIMO-UNet+",
             16_107_651,
             "relo.models.mimo_unet:mimo_unet_plus",
+            {"psnr": 34.421, "ssim": 0.9239, "psnr_w": 28.801, "ssim_w": 0.8746},
         ),
         ModelInfo(
             "lbag",
             "Li et al. 2023, LBAG",
             16_109_670,
             "relo.models.lbag:lbag",
-            {"psnr": 34.66, "ssim": 0.9249, "psnr_w": 28.25, "ssim_w": 0.8692},
+            {"psnr": 34.66, "ssim": 0.9249, "psnr_w": 28.25, "ssim_w": 0.8692, "psnr_a": 35.39},
         ),
     )
 }
@@ -81,15 +86,30 @@ def list_models() -> tuple[str, ...]:
 def model_info(name: str) -> ModelInfo:
     """Return what is known about a network without building it.
 
+    Parameters
+    ----------
+    name : str
+        One of `list_models()`, or `file.py:name` for a network of the user's own.
+
     Raises
     ------
     ConfigError
-        There is no such network; the known names are given.
+        There is no such network or file; the known names are given.
     """
-    try:
+    if name in _MODELS:
         return _MODELS[name]
-    except KeyError:
-        raise ConfigError(f"there is no model '{name}'", advice=f"Known: {', '.join(_MODELS)}.") from None
+    if is_own(name):
+        file = Path(name.rpartition(":")[0])
+        if not file.is_file():
+            raise ConfigError("does not exist", file=file, advice="A model of your own is FILE.py:NAME.")
+        return ModelInfo(name, str(file), None, name)
+    known = ", ".join(_MODELS)
+    raise ConfigError(f"there is no model '{name}'", advice=f"Known: {known}; or FILE.py:NAME for your own.")
+
+
+def is_own(name: str) -> bool:
+    """Whether a model's name says in which Python file it is, `my_net.py:MyNet`."""
+    return name.rpartition(":")[0].endswith(".py")
 
 
 def create_model(name: str, **config: Any) -> nn.Module:
@@ -98,7 +118,8 @@ def create_model(name: str, **config: Any) -> nn.Module:
     Parameters
     ----------
     name : str
-        One of `list_models()`.
+        One of `list_models()`, or `file.py:name`: a class or function in a Python file of your own, which is
+        executed. It takes options as keywords and gives a module that returns a `Restoration`.
     **config
         Options of that network, for example `num_res=20, width=32` or, for lbag, `clamp_gate=0.1`.
 
@@ -119,8 +140,8 @@ def create_model(name: str, **config: Any) -> nn.Module:
     >>> tuple(model(torch.zeros(1, 3, 9, 14)).image.shape)
     (1, 3, 9, 14)
     """
-    module, _, function = model_info(name).location.partition(":")
-    build = getattr(import_module(module), function)
+    place, _, function = model_info(name).location.rpartition(":")
+    build = read_own(Path(place), function) if is_own(name) else getattr(import_module(place), function)
     known = inspect.signature(build).parameters
     unknown = [key for key in config if key not in known]
     if unknown:

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from relo.errors import TrainingError
 from relo.models.lbag import HEAD_NAMES, LBAG
 
-# Published wrappings: {"model": sd}, {"state_dict": {"model": sd}}, {"params": sd}.
-WRAPPERS = ("state_dict", "model", "params")
+# Published wrappings: {"model": sd}, {"state_dict": {"model": sd}}, {"params": sd}; where a file holds both the
+# moving average and the last weights, the published scores are those of the average.
+WRAPPERS = ("state_dict", "model", "params_ema", "params")
+# Left by data-parallel training, and by the trainer that writes last.ckpt.
+PREFIXES = ("module.", "model.")
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:
@@ -29,8 +32,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     model : torch.nn.Module
         Changed in place, only if everything fits.
     source : path or mapping
-        A safetensors or pickled torch file, or a state dict; `model`, `state_dict.model` and `params`
-        wrappings and a `module.` prefix are taken off.
+        A safetensors or pickled torch file, or a state dict; `model`, `state_dict.model`, `params` and
+        `params_ema` wrappings and a `module.` or `model.` prefix are taken off.
 
     Returns
     -------
@@ -41,7 +44,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     Raises
     ------
     TrainingError
-        The file cannot be read safely, or its names or shapes differ; the first differing names are given.
+        The file cannot be read safely, its names or shapes differ (the first differing names are given), or
+        it holds NaN or infinite weights.
     """
     path = None if isinstance(source, Mapping) else Path(source)
     state = unwrap(source) if isinstance(source, Mapping) else read_state_dict(Path(source))
@@ -58,8 +62,40 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
             file=path,
             advice="Choose the model and options they were trained with.",
         )
+    broken = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
+    if broken:
+        raise TrainingError(
+            f"{broken} holds NaN or infinite weights",
+            file=path,
+            advice="Take an earlier checkpoint of that training.",
+        )
     model.load_state_dict(state, strict=not kept)
     return kept
+
+
+def recognise(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]] | None:
+    """Tell which network a published state dict belongs to.
+
+    Parameters
+    ----------
+    state : mapping of names to tensors
+        Without wrappings, see `unwrap`.
+
+    Returns
+    -------
+    (name, options) or None
+        For `create_model`. MIMO-UNet and MIMO-UNet+ differ in depth and, in training only, in two dropouts: 8
+        blocks a stage and fewer are taken for MIMO-UNet. What weights do not tell, such as the clamp of a gate,
+        keeps its default.
+    """
+    first, last = state.get("Encoder.0.layers.0.main.0.main.0.weight"), state.get("feat_extract.5.main.0.weight")
+    if first is None or last is None or first.ndim != 4 or last.ndim != 4 or last.shape[0] not in (3, 4):
+        return None
+    blocks = {name.split(".")[3] for name in state if name.startswith("Encoder.0.layers.")}
+    options = {"num_res": len(blocks), "width": int(first.shape[0])}
+    if last.shape[0] == 4:
+        return "lbag", options
+    return ("mimo_unet" if len(blocks) <= 8 else "mimo_unet_plus"), options
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -73,7 +109,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise TrainingError("does not exist", file=path, advice="Give a .safetensors, .pkl, .pt or .ckpt file.")
     try:
-        if _looks_like_safetensors(path):
+        if is_safetensors(path):
             from safetensors.torch import load_file
 
             content: Any = load_file(path)
@@ -95,7 +131,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Take the published wrappings and a `module.` prefix off a state dict.
+    """Take the published wrappings and prefixes off a state dict.
 
     Raises
     ------
@@ -112,12 +148,14 @@ def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
     strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
         raise TrainingError(f"'{strangers[0]}' is not a tensor")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
-def _looks_like_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is, by its name or its first bytes, a safetensors file."""
     with path.open("rb") as stream:
         head = stream.read(9)
     return path.suffix == ".safetensors" or head[8:9] == b"{"

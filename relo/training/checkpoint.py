@@ -1,5 +1,7 @@
 """relo's own checkpoint: a safetensors file that says which model it is and how it was trained.
 
+Published weights files are read too, where their names and shapes tell which network they belong to.
+
 The tensors are the model's state dict under its published names. The header's metadata hold one entry
 "relo", JSON with `format`, `version`, `model`, `options` and `training`: one, because safetensors writes
 several in random order, and equal models shall give equal files.
@@ -15,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from relo.atomic import unfinished
 from relo.config import canonical_json
-from relo.errors import ReloError, TrainingError
-from relo.models import create_model, load_weights
+from relo.errors import ConfigError, TrainingError
+from relo.models import create_model, is_own, load_weights
+from relo.models.weights import is_safetensors, read_state_dict, recognise
 
 if TYPE_CHECKING:
     from torch import nn
 
 FORMAT = "relo-model"
 VERSION = 1
-FILE_NAME = "model.safetensors"
+FILE_NAME = "model.safetensors"  # of the last step
+BEST_NAME = "best.safetensors"  # of the step that validated best
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,13 @@ class Checkpoint:
     Attributes
     ----------
     path : Path
-        The .safetensors file.
+        The file.
     name : str
         Name of the model, see `relo.models.list_models`.
     options : dict
         Options it was created with.
     training : dict
-        Record of the training: recipe, steps, dataset, versions.
+        Record of the training: recipe, steps, dataset, versions; empty for published weights.
     model : torch.nn.Module
         On the CPU, in evaluation mode.
     """
@@ -73,31 +77,29 @@ def save_checkpoint(
         part.write_bytes(save(tensors, {"relo": canonical_json(header)}))
 
 
-def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint and build its model.
+def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -> Checkpoint:
+    """Read a checkpoint and build its model. Nothing in the file is ever executed.
 
     Parameters
     ----------
     path : path
-        A .safetensors file that `train` wrote, or the run folder it is in.
+        A .safetensors file that `train` wrote; a run folder, which stands for its best.safetensors or, where
+        nothing was validated, its model.safetensors; or published weights (.pkl, .ckpt, .pth, …).
+    model : str, optional
+        Name for `create_model`, instead of the one that the file tells. Needed for a network of your own,
+        `my_net.py:MyNet`, because a file shall not decide what Python code is executed.
 
     Raises
     ------
     TrainingError
-        The file is missing, damaged, or was not written by relo.
+        The file is missing, damaged, holds Python objects, or its network is not known.
+    ConfigError
+        `model` is unknown or cannot be built.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / FILE_NAME
-    if not file.is_file():
-        raise TrainingError("does not exist", file=file, advice="Give a run folder or its model.safetensors.")
-    header = _read_header(file)
+    file = find_weights(path)
+    header = _read_header(file) if is_safetensors(file) else {}
     if header.get("format") != FORMAT:
-        raise TrainingError(
-            "is no checkpoint of relo",
-            file=file,
-            advice="Give a run folder of 'relo train' or its model.safetensors.",
-        )
+        return _published(file, model)
     if header.get("version") != VERSION:
         raise TrainingError(
             f"has checkpoint version {header.get('version')}, this relo reads version {VERSION}",
@@ -105,12 +107,63 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             advice="Install the relo version that made it.",
         )
     try:
-        name, options, training = header["model"], header["options"], header["training"]
-        model = create_model(name, **options)
-    except (KeyError, TypeError, ReloError) as error:
+        name, options, training = str(header["model"]), header["options"], header["training"]
+        if model is None and is_own(name):
+            raise TrainingError(
+                f"was trained with the network {name}, which is not part of relo",
+                file=file,
+                advice="Say where it is now: --model FILE.py:NAME.",
+            )
+        network = create_model(model or name, **options)
+    except (KeyError, TypeError, ConfigError) as error:
+        if model is not None and isinstance(error, ConfigError):
+            raise
         raise TrainingError(f"does not describe a model that this relo knows ({error})", file=file) from error
-    load_weights(model, file)
-    return Checkpoint(file, name, options, training, model.eval())
+    load_weights(network, file)
+    return Checkpoint(file, model or name, options, training, network.eval())
+
+
+def find_weights(path: str | os.PathLike[str]) -> Path:
+    """File that `path` stands for: itself, or the best or else the last weights of a run folder.
+
+    Raises
+    ------
+    TrainingError
+        There is none.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = next((file / name for name in (BEST_NAME, FILE_NAME) if (file / name).is_file()), file / FILE_NAME)
+    if not file.is_file():
+        raise TrainingError("does not exist", file=file, advice="Give a run folder or its model.safetensors.")
+    return file
+
+
+def _published(file: Path, model: str | None) -> Checkpoint:
+    state = read_state_dict(file)
+    found = recognise(state)
+    if model is None:
+        if found is None:
+            raise TrainingError(
+                "is no checkpoint of relo, and its tensors are of no network that relo recognises",
+                file=file,
+                advice="Give a run folder of 'relo train', or name the network with --model.",
+            )
+        name, options = found
+    else:
+        name, options = model, found[1] if found and found[0] == model else {}
+    network = create_model(name, **options)
+    try:
+        left = load_weights(network, state)
+    except TrainingError as error:
+        raise TrainingError(error.reason, file=file, advice="Choose the model it was trained as.") from error
+    if left:
+        raise TrainingError(
+            f"holds no trained {name}: {len(left)} tensors would stay untrained",
+            file=file,
+            advice="Leave --model away, or train from these weights with --set model.weights=FILE.",
+        )
+    return Checkpoint(file, name, options, {}, network.eval())
 
 
 def _read_header(file: Path) -> dict[str, Any]:
@@ -120,7 +173,7 @@ def _read_header(file: Path) -> dict[str, Any]:
         with safe_open(file, framework="pt") as content:
             header = json.loads((content.metadata() or {}).get("relo", "{}"))
         return header if isinstance(header, dict) else {}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise TrainingError(
             "is damaged or no safetensors file",
             file=file,

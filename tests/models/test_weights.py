@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from relo.errors import TrainingError
 from relo.models import create_model, load_weights
 from relo.models.lbag import HEAD_NAMES
+from relo.models.weights import recognise
 
 TINY = {"num_res": 1, "width": 4}
 
@@ -134,3 +135,50 @@ def test_text_and_missing_files_are_refused(tmp_path):
     for path in (tmp_path / "w.pt", tmp_path / "missing.pt", tmp_path):
         with pytest.raises(TrainingError, match=str(path)):
             load_weights(create_model("lbag", **TINY), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "recognised"),
+    [
+        ("mimo_unet", {"num_res": 8, "width": 4}, "mimo_unet"),
+        ("mimo_unet_plus", {"num_res": 20, "width": 2}, "mimo_unet_plus"),
+        ("lbag", {"num_res": 3, "width": 6}, "lbag"),
+    ],
+)
+def test_the_network_is_recognised_by_names_and_shapes(name, options, recognised):
+    assert recognise(create_model(name, **options).state_dict()) == (recognised, options)
+
+
+def test_strangers_are_not_recognised():
+    assert recognise({}) is None
+    assert recognise({"Encoder.0.layers.0.main.0.main.0.weight": torch.zeros(1)}) is None
+    state = create_model("mimo_unet", num_res=1, width=2).state_dict()
+    assert recognise(state | {"feat_extract.5.main.0.weight": torch.zeros(5, 2, 3, 3)}) is None
+
+
+def test_the_state_of_a_training_run_is_a_weights_file(donor, tmp_path):
+    path = tmp_path / "last.ckpt"
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))])
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [5, 9])  # its state holds a collections.Counter
+    content = {
+        "state_dict": {f"model.{name}": tensor for name, tensor in donor.items()},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [schedule.state_dict()],
+        "global_step": 3,
+    }
+    torch.save(content, path)
+    assert load_weights(create_model("lbag", **TINY), path) == ()
+
+
+def test_the_moving_average_is_preferred(donor, tmp_path):
+    last = {name: tensor + 1 for name, tensor in donor.items()}
+    torch.save({"params": last, "params_ema": donor}, tmp_path / "net.pth")
+    model = create_model("lbag", **TINY)
+    load_weights(model, tmp_path / "net.pth")
+    assert all(torch.equal(tensor, donor[name]) for name, tensor in model.state_dict().items())
+
+
+def test_weights_that_are_no_numbers_are_refused(donor):
+    donor["FAM2.merge.main.0.bias"][1] = float("nan")
+    with pytest.raises(TrainingError, match=r"FAM2.merge.main.0.bias holds NaN"):
+        load_weights(create_model("lbag", **TINY), donor)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from relo.errors import TrainingError
+from relo.errors import ConfigError, TrainingError
 from relo.models import create_model, load_weights
 from relo.training import load_checkpoint, save_checkpoint
 
@@ -91,4 +91,77 @@ def test_other_files_are_one_line(saved, change, match):
     with pytest.raises(TrainingError, match=match) as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("mimo_unet", {"num_res": 2, "width": 4}), ("lbag", {"num_res": 1, "width": 4})]
+)
+def test_published_weights_are_a_checkpoint(name, options, tmp_path):
+    torch.manual_seed(1)
+    model = create_model(name, **options).eval()
+    path = tmp_path / "published.pkl"
+    torch.save({"model": model.state_dict(), "epoch": 3}, path)
+    for loaded in (load_checkpoint(path), load_checkpoint(path, model=name)):
+        assert (loaded.name, loaded.options, loaded.training) == (name, options, {})
+        blur = torch.rand(1, 3, 12, 8)
+        assert torch.equal(loaded.model(blur).image, model(blur).image)
+    other = "lbag" if name == "mimo_unet" else "mimo_unet"
+    with pytest.raises(TrainingError, match=str(path)):
+        load_checkpoint(path, model=other)
+
+
+def test_a_run_folder_stands_for_its_best_weights(saved):
+    path, _ = saved
+    (path.parent / "best.safetensors").write_bytes(path.read_bytes())
+    assert load_checkpoint(path.parent).path.name == "best.safetensors"
+    assert load_checkpoint(path).path.name == "model.safetensors"
+
+
+OWN = """
+from torch import nn
+from relo.models import Restoration
+
+class Brighter(nn.Module):
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(nn.init.ones_(__import__("torch").empty(1)) * gain)
+
+    def forward(self, blur):
+        return Restoration(blur * self.scale, (), ())
+"""
+
+
+def test_a_network_of_ones_own_is_executed_only_when_it_is_named(tmp_path):
+    file = tmp_path / "my_net.py"
+    file.write_text(OWN)
+    name = f"{file}:Brighter"
+    model = create_model(name, gain=2.0)
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model, name, {"gain": 2.0}, {})
+    with pytest.raises(TrainingError, match=r"not part of relo.*--model"):
+        load_checkpoint(path)
+    loaded = load_checkpoint(path, model=name)
+    assert loaded.model(torch.ones(1, 3, 2, 2)).image.mean() == 2
+    file.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n" + OWN)
+    with pytest.raises(TrainingError):
+        load_checkpoint(path)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("{0}/missing.py:Net", "does not exist"),
+        ("{0}/broken.py:Net", r"cannot be executed \(NameError"),
+        ("{0}/fine.py:Other", "has no class or function 'Other'. Found: Net"),
+        ("{0}/fine.py:Net", "no option 'gain'"),
+        ("unet9", "there is no model"),
+    ],
+)
+def test_own_networks_that_do_not_work_are_one_line(name, match, tmp_path):
+    (tmp_path / "broken.py").write_text("1 + undefined\n")
+    (tmp_path / "fine.py").write_text("def Net():\n    pass\n")
+    with pytest.raises(ConfigError, match=match) as caught:
+        create_model(name.format(tmp_path), gain=1.0)
     assert "\n" not in str(caught.value)
