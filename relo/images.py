@@ -1,13 +1,14 @@
 """Photographs in and out: RGB arrays of 8 or 16 bits, never fewer bits than the file has.
 
-What is kept: every pixel's value and the upright orientation that EXIF asks for. What is not kept:
-EXIF and other metadata, ICC profiles (values are taken as they are), alpha (dropped), further pages.
-BGR order exists only inside `read_image` and `write_image`.
+What is kept: every pixel's value, turned upright as EXIF asks for. Values are taken as they are: no ICC profile is
+applied. Dropped are alpha and further pages. EXIF and ICC profiles are the business of `relo.metadata`.
+BGR order exists only inside `read_image` and `encode_image`.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from relo.errors import ReloError
 
 READABLE = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 WRITABLE = (".png", ".tif", ".tiff")
+JPEG = (".jpg", ".jpeg")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -82,23 +84,90 @@ def write_image(path: str | Path, image: NDArray[Any]) -> None:
     ValueError
         The array has another shape or dtype.
     """
-    import cv2
-
     path = Path(path)
     if path.suffix.lower() not in WRITABLE:
         raise ImageError(f"has none of the endings {', '.join(WRITABLE)}", file=path)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"expected (H, W, 3) uint8 or uint16, got {image.shape} {image.dtype}")
-    deflate = [cv2.IMWRITE_TIFF_COMPRESSION, 8]  # every TIFF reader knows it; LZW inflates 16-bit noise
-    done, encoded = cv2.imencode(
-        path.suffix.lower(),
-        np.ascontiguousarray(image[..., ::-1]),
-        [] if path.suffix.lower() == ".png" else deflate,
-    )
-    if not done:
-        raise ImageError("cannot be encoded", file=path)
+    encoded = encode_image(path.suffix, image)
     with unfinished(path) as part:
-        part.write_bytes(encoded.tobytes())
+        part.write_bytes(encoded)
+
+
+def encode_image(suffix: str, image: NDArray[Any]) -> bytes:
+    """A photograph as the content of a PNG, TIFF or JPEG file.
+
+    Parameters
+    ----------
+    suffix : str
+        .png, .tif, .tiff, .jpg or .jpeg. PNG and TIFF are without loss; JPEG has quality 95 and colours at full
+        resolution (4:4:4).
+    image : (H, W, 3) uint8 or uint16 array
+        RGB; uint8 for JPEG.
+
+    Raises
+    ------
+    ValueError
+        The array has another shape or dtype.
+    """
+    import cv2
+
+    suffix = suffix.lower()
+    depths = (np.uint8,) if suffix in JPEG else (np.uint8, np.uint16)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in depths:
+        names = " or ".join(np.dtype(depth).name for depth in depths)
+        raise ValueError(f"expected (H, W, 3) {names}, got {image.shape} {image.dtype}")
+    options = {
+        ".png": [],
+        ".jpg": [
+            *(cv2.IMWRITE_JPEG_QUALITY, 95),
+            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+        ],
+        ".tif": [cv2.IMWRITE_TIFF_COMPRESSION, 8],  # every TIFF reader knows deflate; LZW inflates 16-bit noise
+    }
+    kind = ".jpg" if suffix in JPEG else suffix[:4]
+    done, encoded = cv2.imencode(kind, np.ascontiguousarray(image[..., ::-1]), options[kind])
+    if not done:
+        raise ImageError(f"{suffix} cannot be encoded")
+    return encoded.tobytes()
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of the chunks of a PNG file, up to its end.
+
+    Raises
+    ------
+    ValueError
+        A chunk is damaged, or the end is missing.
+    """
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        body = data[position + 4 : position + 8 + length]
+        checksum = data[position + 8 + length : position + 12 + length]
+        if int.from_bytes(checksum, "big") != zlib.crc32(body) or len(checksum) < 4:
+            raise ValueError("a PNG chunk is damaged")
+        yield body[:4], body[4:]
+        if body[:4] == b"IEND":
+            return
+        position += 12 + length
+    raise ValueError("the end of the PNG file is missing")
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and stop of the header segments of a JPEG file, up to the start of its scan.
+
+    A start of scan (0xDA) comes last; without one the file is damaged.
+    """
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        stop = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        yield marker, position, stop
+        if marker == 0xDA:
+            return
+        position = stop
 
 
 def _is_complete(data: bytes) -> bool:
@@ -111,31 +180,19 @@ def _is_complete(data: bytes) -> bool:
 
 
 def _png_is_complete(data: bytes) -> bool:
-    position = len(PNG_SIGNATURE)
-    while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        body = data[position + 4 : position + 8 + length]
-        checksum = data[position + 8 + length : position + 12 + length]
-        if int.from_bytes(checksum, "big") != zlib.crc32(body) or len(checksum) < 4:
-            return False
-        if body[:4] == b"IEND":
-            return True
-        position += 12 + length
-    return False
+    try:
+        for _ in png_chunks(data):
+            pass
+    except ValueError:
+        return False
+    return True
 
 
 def _jpeg_is_complete(data: bytes) -> bool:
-    """Walk over the header segments, which may hold a whole thumbnail; then look for the end marker."""
-    position = 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == 0xDA:  # start of scan: in what follows, a data byte 0xFF is never followed by 0xD9
-            return data.find(b"\xff\xd9", position) >= 0
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False
+    """Whether a scan ends; the header before it may hold a whole thumbnail with an end of its own."""
+    scan = next((start for marker, start, _ in jpeg_segments(data) if marker == 0xDA), None)
+    # In a scan a data byte 0xFF is never followed by 0xD9.
+    return scan is not None and data.find(b"\xff\xd9", scan) >= 0
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ SHARED = {
     "config",
     "atomic",
     "images",
+    "exif",
+    "metadata",
     "kernels",
     "locks",
     "parallel",

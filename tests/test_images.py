@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from relo.images import ImageError, read_image, write_image
+from relo.images import ImageError, encode_image, read_image, write_image
 
 
 def noise(dtype, shape=(13, 17, 3)):
@@ -129,3 +129,14 @@ def test_writing_refuses_other_endings_and_arrays(tmp_path):
         with pytest.raises(ValueError, match="expected"):
             write_image(tmp_path / "a.png", wrong)
     assert not list(tmp_path.iterdir())
+
+
+def test_encoded_jpeg_keeps_fine_colours():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[:, ::2] = (255, 0, 0)
+    image[:, 1::2] = (0, 0, 255)
+    read = np.asarray(Image.open(io.BytesIO(encode_image(".JPG", image))))
+    assert np.abs(read.astype(int) - image).max() < 40  # with colours at half resolution it is more than 100
+    for wrong in (noise(np.uint16), noise(np.uint8, (4, 4))):
+        with pytest.raises(ValueError, match="expected"):
+            encode_image(".jpg", wrong)

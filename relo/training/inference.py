@@ -1,4 +1,4 @@
-"""Restore whole photographs with a trained model."""
+"""Restore photographs with a trained model: arrays, and files in folders."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from relo.atomic import writing_to
 from relo.errors import ConfigError, ReloError, TrainingError
-from relo.images import READABLE, WRITABLE, ImageError, read_image, write_image
+from relo.images import WRITABLE, ImageError
+from relo.models import Restoration
 from relo.training.checkpoint import load_checkpoint
 from relo.training.data import to_tensor
+from relo.training.photographs import PHOTOGRAPHS, RAW, Photograph, read_photograph, write_mask, write_photograph
+from relo.training.whole_image import check_options, restore
 
 if TYPE_CHECKING:
     from torch import nn
+
+Format = Literal["png", "tif", "jpg"]
+_NO_ROOM = "Make room there, or give another folder with -o; what is done is not done again."
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,19 @@ class DeblurResult:
     Attributes
     ----------
     written : tuple of Path
-        Restored files.
+        Restored photographs.
+    skipped : tuple of Path
+        Results that were there already.
     failed : tuple of (Path, str)
         Inputs that could not be restored, each with its reason on one line.
+    notes : tuple of (Path, str)
+        Inputs of which something was not kept or had to be assumed.
     """
 
     written: tuple[Path, ...]
+    skipped: tuple[Path, ...]
     failed: tuple[tuple[Path, str], ...]
+    notes: tuple[tuple[Path, str], ...]
 
 
 def deblur(
@@ -54,11 +66,8 @@ def deblur(
         A model from `create_model`, or a checkpoint. It is left in evaluation mode, on `device`.
     image : (H, W, 3) uint8, uint16 or floating-point array
         RGB; floats in [0, 1].
-    tile : int, optional
-        Side of the windows [px], a multiple of 4, to bound memory; the whole image at once if not given.
-    overlap : int, optional
-        Rows and columns that neighbouring windows share [px], a multiple of 4, at most half of `tile`;
-        the windows are blended in the middle half of it. 64, or a quarter of `tile` where that is less.
+    tile, overlap : int, optional
+        See `relo.training.whole_image.restore`: by default as large as the memory at hand allows.
     device : str, optional
         "cpu", "cuda", …; the GPU if there is one.
 
@@ -72,27 +81,18 @@ def deblur(
     ValueError
         The array is not as described.
     ConfigError
-        `tile` or `overlap` is not as described.
+        `tile` or `overlap` is not as described, or there is no such device.
+    TrainingError
+        The memory does not suffice.
     """
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"expected a non-empty (H, W, 3) image, got shape {image.shape}")
     if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
         raise ValueError(f"expected uint8, uint16 or floating-point values, got {image.dtype}")
-    shared = _overlap(tile, overlap)
-    if isinstance(model, (str, os.PathLike)):
-        model = load_checkpoint(model).model
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = model.to(target).eval()
-    blur = to_tensor(image)[None]
-    with torch.inference_mode():
-        if tile is None:
-            restored = model(blur.to(target)).image.cpu()
-        else:
-            restored = _blend(lambda window: model(window.to(target)).image.cpu(), blur, tile, shared)
-    result = restored[0].permute(1, 2, 0).clamp(0, 1).double().numpy()
-    if np.issubdtype(image.dtype, np.integer):
-        return np.rint(result * np.iinfo(image.dtype).max).astype(image.dtype)
-    return result.astype(image.dtype)
+    check_options(tile, overlap)
+    network = load_checkpoint(model).model if isinstance(model, (str, os.PathLike)) else model
+    restored = restore(_on(network, device), to_tensor(image)[None], tile=tile, overlap=overlap)
+    return _to_array(restored, image.dtype)
 
 
 def deblur_files(
@@ -101,110 +101,141 @@ def deblur_files(
     out: str | Path,
     *,
     tile: int | None = None,
+    overlap: int | None = None,
     device: str | None = None,
+    model: str | None = None,
+    image_format: Format | None = None,
+    masks: bool = False,
+    overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> DeblurResult:
     """Restore photographs into a folder, one file each; one that fails does not stop the others.
 
+    A result that is there already is left as it is, so that an interrupted call can be repeated.
+
     Parameters
     ----------
     checkpoint : path
-        Run folder or .safetensors file.
+        See `load_checkpoint`.
     paths : iterable of path
-        PNG, TIFF and JPEG files, or folders of them.
+        PNG, TIFF, JPEG and RAW files, or folders of them; folders in folders are not searched.
     out : path
-        Folder for the results: same name, TIFF for TIFF, PNG otherwise, same bit depth. Inputs are never
-        overwritten.
-    tile : int, optional
+        Folder for the results, same name. PNG and TIFF keep their kind and depth, JPEG becomes PNG, RAW becomes
+        TIFF of 16 bits. EXIF and ICC profile are kept. Inputs are never overwritten.
+    tile, overlap, device
         See `deblur`.
-    device : str, optional
-        See `deblur`.
+    model : str, optional
+        See `load_checkpoint`.
+    image_format : {"png", "tif", "jpg"}, optional
+        Kind of all results. JPEG has 8 bits.
+    masks : bool
+        Write the blur mask that the network predicts as NAME_mask.png too: 8 bits, 255 where it is 1.
+    overwrite : bool
+        Restore again what is there already.
     progress : callable, optional
         Called with (files done, files in all, name of the file).
 
     Raises
     ------
     TrainingError
-        The checkpoint cannot be read, or there is no image among `paths`.
+        The checkpoint cannot be read, there is no photograph among `paths`, or the network predicts no mask.
     ConfigError
-        `tile` is no positive multiple of 4.
+        `tile`, `overlap` or `model` is not as described, or there is no such device.
+    ReloError
+        A folder cannot be listed, or `out` cannot be written; a full disk, for example.
     """
-    _overlap(tile, None)
-    model, out = load_checkpoint(checkpoint).model, Path(out)
+    check_options(tile, overlap)
+    network, out = _on(load_checkpoint(checkpoint, model=model).model, device), Path(out)
+    if masks and not _predicts_masks(network):
+        raise TrainingError("its network predicts no blur mask", file=Path(checkpoint), advice="Leave --mask out.")
     sources = _expand(paths)
     if not sources:
-        raise TrainingError("no PNG, TIFF or JPEG image among the given paths")
-    written: list[Path] = []
-    failed: list[tuple[Path, str]] = []
+        raise TrainingError("no PNG, TIFF, JPEG or RAW image among the given paths")
+    with writing_to(out, _NO_ROOM):  # before hours of work, not after
+        out.mkdir(parents=True, exist_ok=True)
+    taken = {source.resolve(): source for source in sources}
+    written, skipped = list[Path](), list[Path]()
+    failed, notes = list[tuple[Path, str]](), list[tuple[Path, str]]()
     for number, source in enumerate(sources, start=1):
-        suffix = source.suffix.lower()
-        target = out / (source.stem + (suffix if suffix in WRITABLE else ".png"))
+        target = out / (source.stem + _ending(source, image_format))
+        results = [target, out / f"{source.stem}_mask.png"] if masks else [target]
         try:
-            if target in written or target.resolve() in {path.resolve() for path in sources}:
-                raise ImageError(f"would overwrite {target}", file=source, advice="Give another folder with -o.")
-            write_image(target, deblur(model, read_image(source), tile=tile, device=device))
-            written.append(target)
+            _claim(results, source, taken)
+            there = not overwrite and all(result.exists() for result in results)
+            if not there:
+                photograph = read_photograph(source)
+                restored = restore(network, to_tensor(photograph.image)[None], tile=tile, overlap=overlap)
         except (ReloError, OSError) as error:
             failed.append((source, " ".join(str(error).split())))
+        else:
+            if there:
+                skipped.append(target)
+            else:
+                with writing_to(out, _NO_ROOM):
+                    left = _write(results, restored, photograph)
+                notes += [(source, note) for note in (*photograph.notes, *left)]
+                written.append(target)
         if progress:
             progress(number, len(sources), source.name)
-    return DeblurResult(tuple(written), tuple(failed))
+    return DeblurResult(tuple(written), tuple(skipped), tuple(failed), tuple(notes))
 
 
-def _overlap(tile: int | None, overlap: int | None) -> int:
-    """Overlap to use; a ConfigError where windows of these sizes cannot be laid."""
-    if tile is None:
-        return 0
-    if tile < 4 or tile % 4:
-        raise ConfigError(f"the tile size must be a positive multiple of 4, got {tile}")
-    if overlap is None:
-        return min(64, tile // 16 * 4)
-    if not 0 <= overlap <= tile // 2 or overlap % 4:
-        raise ConfigError(f"the overlap must be a multiple of 4 and at most half of the tile, got {overlap}")
-    return overlap
+def _on(model: nn.Module, device: str | None) -> nn.Module:
+    """The model in evaluation mode on the device that is wanted."""
+    try:
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return model.to(target).eval()
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
+        raise ConfigError(f"the device {device!r} cannot be used ({str(error).splitlines()[0]})") from error
+
+
+def _to_array(restored: Restoration, dtype: np.dtype[Any]) -> NDArray[Any]:
+    result = restored.image[0].permute(1, 2, 0).clamp(0, 1).double().numpy()
+    if np.issubdtype(dtype, np.integer):
+        return np.rint(result * np.iinfo(dtype).max).astype(dtype)
+    return result.astype(dtype)
+
+
+def _write(results: list[Path], restored: Restoration, photograph: Photograph) -> tuple[str, ...]:
+    """Write the image, and the mask where its path follows; return what of the metadata does not fit."""
+    for path in results[1:]:
+        write_mask(path, restored.masks[-1][0, 0].numpy())
+    return write_photograph(results[0], _to_array(restored, photograph.image.dtype), photograph.metadata)
+
+
+def _predicts_masks(model: nn.Module) -> bool:
+    return bool(restore(model, torch.zeros(1, 3, 64, 64), tile=0).masks)
+
+
+def _ending(source: Path, image_format: Format | None) -> str:
+    if image_format:
+        return f".{image_format}"
+    suffix = source.suffix.lower()
+    if suffix in RAW:
+        return ".tif"
+    return suffix if suffix in WRITABLE else ".png"
+
+
+def _claim(results: list[Path], source: Path, taken: dict[Path, Path]) -> None:
+    """Reserve the names of results; none may be that of an input or of another input's result."""
+    for result in results:
+        if result.resolve() in taken:
+            raise ImageError(
+                f"would overwrite {result}, which belongs to {taken[result.resolve()]}",
+                file=source,
+                advice="Give another folder with -o, or not both at once.",
+            )
+    taken.update(dict.fromkeys([result.resolve() for result in results], source))
 
 
 def _expand(paths: Iterable[str | Path]) -> list[Path]:
     sources: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            sources += sorted(entry for entry in path.iterdir() if entry.suffix.lower() in READABLE)
+            try:
+                sources += sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PHOTOGRAPHS)
+            except OSError as error:
+                raise ReloError(f"cannot be listed ({error.strerror})", file=path) from error
         else:
             sources.append(path)
-    return sources
-
-
-def _blend(restore: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int) -> Tensor:
-    """Restore overlapping windows and average them with weights that sum to 1 at every pixel."""
-    height, width = image.shape[-2:]
-    result, total = torch.zeros_like(image), torch.zeros(1, 1, height, width)
-    for top in _starts(height, tile, overlap):
-        for left in _starts(width, tile, overlap):
-            window = image[..., top : top + tile, left : left + tile]
-            rows, columns = window.shape[-2:]
-            weight = _ramp(top, rows, height, overlap)[:, None] * _ramp(left, columns, width, overlap)
-            result[..., top : top + rows, left : left + columns] += restore(window) * weight
-            total[..., top : top + rows, left : left + columns] += weight
-    return result / total
-
-
-def _starts(size: int, tile: int, overlap: int) -> list[int]:
-    """First pixels of the windows, multiples of 4 like the strides of the networks."""
-    starts = [0]
-    while starts[-1] + tile < size:
-        starts.append(starts[-1] + tile - overlap)
-    return starts
-
-
-def _ramp(start: int, length: int, size: int, overlap: int) -> Tensor:
-    """Weights along one side: 0 in the outer quarter of an overlap, 1 from its inner quarter on.
-
-    The outermost pixels, which a network restores without seeing their surroundings, do not count.
-    """
-    position = torch.arange(length) + 0.5
-    ramp = torch.ones(length)
-    if overlap and start > 0:
-        ramp = ramp * ((position - overlap / 4) / (overlap / 2)).clamp(0, 1)
-    if overlap and start + length < size:
-        ramp = ramp * ((length - position - overlap / 4) / (overlap / 2)).clamp(0, 1)
-    return ramp
+    return list(dict.fromkeys(sources))

@@ -1,13 +1,19 @@
 """Whole photographs: size, dtype, tiles, files."""
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from support.pictures import MAKE, SRGB, camera_exif, profile, told, write_picture
 
-from relo.errors import ConfigError, TrainingError
+from relo.capture import RawFrame, write_dng
+from relo.errors import ConfigError, ReloError, TrainingError
 from relo.images import read_image, write_image
 from relo.models import Restoration, create_model
-from relo.training import deblur, deblur_files, save_checkpoint
+from relo.training import deblur, deblur_files, load_checkpoint, save_checkpoint
 
 OPTIONS = {"num_res": 1, "width": 4}
 
@@ -15,13 +21,6 @@ OPTIONS = {"num_res": 1, "width": 4}
 class Identity(torch.nn.Module):
     def forward(self, blur):
         return Restoration(blur, (), ())
-
-
-class LocalMean(torch.nn.Module):
-    """3 x 3 mean with zeros beyond the border, so that window borders would show."""
-
-    def forward(self, blur):
-        return Restoration(torch.nn.functional.avg_pool2d(blur, 3, 1, 1), (), ())
 
 
 @pytest.fixture
@@ -39,11 +38,11 @@ def photograph(dtype, shape=(37, 50)):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("tile", [None, 16])
+@pytest.mark.parametrize("tile", [None, 0, 128])
 def test_no_value_is_lost_on_the_way(dtype, tile):
-    image = photograph(dtype)
+    image = photograph(dtype, (37, 290))
     copy = image.copy()
-    restored = deblur(Identity(), image, tile=tile, overlap=8)
+    restored = deblur(Identity(), image, tile=tile)
     assert restored.dtype == image.dtype
     np.testing.assert_allclose(restored, image, atol=1e-6 if dtype == np.float32 else 0)
     assert np.array_equal(image, copy)
@@ -55,24 +54,6 @@ def test_integers_and_floats_agree(checkpoint):
     assert np.array_equal(deblur(checkpoint, image), np.rint(from_float.astype(np.float64) * 255).astype(np.uint8))
     assert from_float.min() >= 0
     assert from_float.max() <= 1
-
-
-@pytest.mark.parametrize(("shape", "tile", "overlap"), [((37, 50), 16, 8), ((64, 30), 32, 8), ((20, 90), 24, 12)])
-def test_tiles_leave_no_trace(shape, tile, overlap):
-    image = photograph(np.float32, shape)
-    np.testing.assert_allclose(
-        deblur(LocalMean(), image, tile=tile, overlap=overlap), deblur(LocalMean(), image), atol=1e-6
-    )
-
-
-def test_tiles_of_a_network_agree_away_from_their_borders():
-    torch.manual_seed(1)
-    model = create_model("lbag", **OPTIONS)
-    image = photograph(np.float32, (72, 160))
-    whole, tiled = deblur(model, image), deblur(model, image, tile=96, overlap=48)
-    # The second window starts at column 48; the blend runs from column 60 to 84.
-    np.testing.assert_allclose(tiled[:, :30], whole[:, :30], atol=1e-6)
-    assert np.abs(tiled - whole).max() < 0.01
 
 
 def test_a_tile_larger_than_the_image_is_the_whole_image(checkpoint):
@@ -88,18 +69,10 @@ def test_other_arrays_are_refused(image):
         deblur(Identity(), image)
 
 
-@pytest.mark.parametrize(
-    "options", [{"tile": 18}, {"tile": 0}, {"tile": 16, "overlap": 12}, {"tile": 16, "overlap": 2}]
-)
-def test_windows_that_cannot_be_laid_are_refused(options):
-    with pytest.raises(ConfigError, match="multiple of 4"):
-        deblur(Identity(), np.zeros((8, 8, 3)), **options)
-
-
-@pytest.mark.parametrize("tile", [4, 8, 16, 64])
-def test_every_tile_size_has_a_default_overlap(tile):
-    image = photograph(np.uint8)
-    assert np.array_equal(deblur(Identity(), image, tile=tile), image)
+@pytest.mark.parametrize("device", ["cuda:99", "nothing"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ConfigError, match=f"'{device}' cannot be used"):
+        deblur(create_model("lbag", **OPTIONS), np.zeros((8, 8, 3)), device=device)
 
 
 def test_files_keep_name_depth_and_kind(checkpoint, tmp_path):
@@ -131,20 +104,135 @@ def test_a_broken_file_does_not_stop_the_others(checkpoint, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good.png"]
 
 
-def test_inputs_and_earlier_results_are_never_overwritten(checkpoint, tmp_path):
+def test_inputs_and_other_results_are_never_overwritten(checkpoint, tmp_path):
     image = photograph(np.uint8)
-    for name in ("in/a.png", "in/other/a.png"):
+    for name in ("in/a.png", "in/other/a.png", "in/a_mask.png"):
         write_image(tmp_path / name, image)
     before = (tmp_path / "in" / "a.png").read_bytes()
-    result = deblur_files(checkpoint, [tmp_path / "in" / "a.png"], tmp_path / "in")
+    result = deblur_files(checkpoint, [tmp_path / "in" / "a.png"], tmp_path / "in", overwrite=True)
     assert "would overwrite" in result.failed[0][1]
     assert (tmp_path / "in" / "a.png").read_bytes() == before
     both = [tmp_path / "in" / "a.png", tmp_path / "in" / "other" / "a.png"]
-    result = deblur_files(checkpoint, both, tmp_path / "out")
+    result = deblur_files(checkpoint, both, tmp_path / "out", overwrite=True)
     assert (len(result.written), len(result.failed)) == (1, 1)
+    assert str(both[0]) in result.failed[0][1], "it is said whose result it would overwrite"
+    # A mask and a photograph of one name.
+    both = [tmp_path / "in" / "a.png", tmp_path / "in" / "a_mask.png"]
+    result = deblur_files(checkpoint, both, tmp_path / "masks", masks=True)
+    assert (len(result.written), [path.name for path, _ in result.failed]) == (1, ["a_mask.png"])
+
+
+def test_one_file_named_twice_is_restored_once(checkpoint, tmp_path):
+    write_image(tmp_path / "a.png", photograph(np.uint8))
+    result = deblur_files(checkpoint, [tmp_path / "a.png", tmp_path], tmp_path / "out")
+    assert (len(result.written), result.failed) == (1, ())
+
+
+def test_a_repeated_call_does_what_is_left(checkpoint, tmp_path):
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name, photograph(np.uint8))
+    deblur_files(checkpoint, [tmp_path / "in" / "a.png"], tmp_path / "out")
+    marked = photograph(np.uint8, (5, 5))
+    write_image(tmp_path / "out" / "a.png", marked)
+    result = deblur_files(checkpoint, [tmp_path / "in"], tmp_path / "out")
+    assert ([path.name for path in result.written], [path.name for path in result.skipped]) == (
+        ["b.png"],
+        ["a.png"],
+    )
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), marked)
+    result = deblur_files(checkpoint, [tmp_path / "in"], tmp_path / "out", masks=True)
+    assert len(result.written) == 2, "the masks are missing"
+    assert len(deblur_files(checkpoint, [tmp_path / "in"], tmp_path / "out", masks=True).skipped) == 2
+    result = deblur_files(checkpoint, [tmp_path / "in" / "a.png"], tmp_path / "out", overwrite=True)
+    assert len(result.written) == 1
+    assert read_image(tmp_path / "out" / "a.png").shape == photograph(np.uint8).shape
+
+
+def test_masks_are_those_of_the_network(checkpoint, tmp_path):
+    image = photograph(np.uint8)
+    write_image(tmp_path / "a.png", image)
+    deblur_files(checkpoint, [tmp_path / "a.png"], tmp_path / "out", masks=True)
+    model = load_checkpoint(checkpoint).model
+    with torch.inference_mode():
+        mask = model(torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32) / 255)).masks[-1][0, 0]
+    with Image.open(tmp_path / "out" / "a_mask.png") as picture:
+        assert picture.mode == "L"
+        assert np.array_equal(np.asarray(picture), np.rint(mask.numpy() * 255))
+
+
+def test_a_network_without_masks_says_so(tmp_path):
+    options = {"num_res": 1, "width": 4}
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, create_model("mimo_unet", **options), "mimo_unet", options, {})
+    with pytest.raises(TrainingError, match="predicts no blur mask"):
+        deblur_files(path, [tmp_path], tmp_path / "out", masks=True)
+
+
+def test_exif_profile_and_raw_go_all_the_way(checkpoint, tmp_path):
+    write_picture(tmp_path / "a.jpg", photograph(np.uint8), exif=camera_exif(6), icc=SRGB)
+    y, x = np.mgrid[:40, :64]
+    write_dng(tmp_path / "b.dng", RawFrame((600 + 40 * y + 25 * x).astype(np.uint16), "RGGB", (512.0,) * 4, 4095.0))
+    result = deblur_files(checkpoint, [tmp_path], tmp_path / "out")
+    assert [path.name for path in result.written] == ["a.png", "b.tif"]
+    assert read_image(tmp_path / "out" / "a.png").shape == (50, 37, 3)
+    assert told(tmp_path / "out" / "a.png")["main"][MAKE] == "Relo"
+    assert profile(tmp_path / "out" / "a.png") == SRGB
+    deep = read_image(tmp_path / "out" / "b.tif")
+    assert (deep.dtype, deep.shape) == (np.uint16, (40, 64, 3))
+    result = deblur_files(checkpoint, [tmp_path / "b.dng"], tmp_path / "out", image_format="jpg")
+    assert [path.name for path in result.written] == ["b.jpg"]
+    assert read_image(tmp_path / "out" / "b.jpg").dtype == np.uint8
+
+
+def test_damaged_metadata_costs_a_note_not_the_picture(checkpoint, tmp_path):
+    Image.fromarray(photograph(np.uint8)).save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    result = deblur_files(checkpoint, [tmp_path / "a.jpg"], tmp_path / "out")
+    assert [path.name for path in result.written] == ["a.png"]
+    assert [(path.name, note.split(":")[0]) for path, note in result.notes] == [("a.jpg", "EXIF not kept")]
+
+
+def test_a_full_disk_stops_with_one_line_and_leaves_no_half_file(checkpoint, tmp_path, monkeypatch):
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / name, photograph(np.uint8))
+
+    def full(path, data):
+        with path.open("wb") as stream:
+            stream.write(data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ReloError, match=r"out: cannot be written \(No space left on device\). Make room"):
+        deblur_files(checkpoint, [tmp_path], tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_the_work(checkpoint, tmp_path):
+    write_image(tmp_path / "a.png", photograph(np.uint8))
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ReloError, match=r"out: cannot be written \(File exists\)"):
+        deblur_files(checkpoint, [tmp_path / "a.png"], tmp_path / "out")
+
+
+def test_a_checkpoint_with_a_network_of_ones_own(tmp_path):
+    source = tmp_path / "own.py"
+    source.write_text(
+        "import torch\nfrom relo.models import Restoration\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.gain = torch.nn.Parameter(torch.ones(1))\n"
+        "    def forward(self, blur):\n        return Restoration(blur * self.gain, (), ())\n"
+    )
+    name = f"{source}:Net"
+    save_checkpoint(tmp_path / "model.safetensors", create_model(name), name, {}, {})
+    write_image(tmp_path / "a.png", photograph(np.uint8))
+    with pytest.raises(ReloError, match="--model"):
+        deblur_files(tmp_path / "model.safetensors", [tmp_path / "a.png"], tmp_path / "out")
+    deblur_files(tmp_path / "model.safetensors", [tmp_path / "a.png"], tmp_path / "out", model=name)
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), photograph(np.uint8))
 
 
 def test_nothing_to_do_is_an_error(checkpoint, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrainingError, match="no PNG"):
+    with pytest.raises(TrainingError, match="no PNG, TIFF, JPEG or RAW image"):
         deblur_files(checkpoint, [tmp_path / "empty"], tmp_path / "out")
