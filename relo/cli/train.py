@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from relo.cli import common
+
+if TYPE_CHECKING:
+    from relo.training import TrainingResult
 
 
 @click.command("train", epilog="Example:  relo train lbag-tiny raw_dir-shards -o run --set steps=2000")
@@ -30,30 +34,59 @@ def command(
 ) -> None:
     """Train a model on the train split of SRC, a folder of shards.
 
-    RECIPE is a name (lbag, lbag-tiny, mimo_unet, mimo_unet-tiny) or a YAML file. A part of the training
-    scenes is held out for validation; the test split is never touched.
+    RECIPE is a name (lbag, lbag_plus, mimo_unet, mimo_unet_plus, or one of them with -tiny for a laptop) or a YAML
+    file. A part of the training scenes is held out for validation; the test split is never touched.
+
+    The run folder gets model.safetensors (weights of the last step), best.safetensors (of the best validation),
+    metrics.jsonl, pictures of each validation in samples, and a log for TensorBoard. Ctrl-C finishes the step and
+    saves; --resume goes on from there.
+
+    Several processes or GPUs train one model under torchrun:
+
+    torchrun --nproc-per-node 2 -m relo train lbag SRC
     """
     from relo.training import load_recipe, train
+    from relo.training.distributed import Processes
 
+    first = Processes.of_torchrun().is_first
     settings = load_recipe(recipe, [*overrides, *([] if seed is None else [f"seed={seed}"])])
     out = out or Path("runs") / settings.name
     try:
-        with common.progress_bar("training", quiet=as_json) as progress:
+        with common.progress_bar("training", quiet=as_json or not first) as progress:
             result = train(settings, src, out, resume=resume, progress=progress)
     except KeyboardInterrupt:
-        common.say("Stopped after a whole step. Add --resume to the command to continue.")
+        if first:
+            common.say("Stopped after a whole step. Add --resume to the command to continue.")
         raise
+    if not first:
+        return
     validation = {name: round(value, 4) for name, value in result.validation.items() if math.isfinite(value)}
     loss = None if math.isnan(result.loss) else round(result.loss, 6)
-    lines = [f"trained {result.steps} steps" + ("" if loss is None else f", last loss {loss}")]
-    if {"psnr_w", "psnr_w_input"} <= validation.keys():
-        gain = validation["psnr_w"] - validation["psnr_w_input"]
-        lines.append(f"validation: PSNR_w {validation['psnr_w']:.2f} dB, {gain:+.2f} dB over the input")
+    speed = None if math.isnan(result.steps_per_second) else round(result.steps_per_second, 3)
     common.finish(
         as_json=as_json,
         done=result.steps,
         out=result.run,
         next_command=shlex.join(["relo", "evaluate", str(result.run), str(src)]),
-        details={"loss": loss, "validation": validation, "notes": list(result.notes)},
-        lines=lines + [f"note: {note}" for note in result.notes],
+        details={
+            "loss": loss,
+            "steps_per_second": speed,
+            "validation": validation,
+            "last": str(result.checkpoint),
+            "best": None if result.best is None else str(result.best),
+            "notes": list(result.notes),
+        },
+        lines=_lines(result, validation, loss),
     )
+
+
+def _lines(result: TrainingResult, validation: dict[str, float], loss: float | None) -> list[str]:
+    lines = [f"trained {result.steps} steps" + ("" if loss is None else f", last loss {loss}")]
+    if {"psnr_w", "psnr_w_input"} <= validation.keys():
+        gain = validation["psnr_w"] - validation["psnr_w_input"]
+        lines.append(f"validation: PSNR_w {validation['psnr_w']:.2f} dB, {gain:+.2f} dB over the input")
+    lines.append(f"last weights: {result.checkpoint}")
+    if result.best is not None:
+        lines.append(f"best weights: {result.best}")
+    lines.append(f"curves and pictures: {shlex.join(['tensorboard', '--logdir', str(result.run)])}")
+    return lines + [f"note: {note}" for note in result.notes]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from relo.training.evaluation import Evaluation, evaluate
     from relo.training.inference import DeblurResult, deblur, deblur_files
     from relo.training.trainer import TrainingResult, train
+    from relo.training.whole_image import restore
 
 __all__ = [
     "Checkpoint",
@@ -31,6 +32,7 @@ __all__ = [
     "load_recipe",
     "losses",
     "metrics",
+    "restore",
     "save_checkpoint",
     "train",
 ]
@@ -46,6 +48,7 @@ _HOMES = {
     "deblur_files": "inference",
     "TrainingResult": "trainer",
     "train": "trainer",
+    "restore": "whole_image",
 }
 
 

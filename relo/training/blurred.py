@@ -13,14 +13,14 @@ from relo.training.sampling import Box
 if TYPE_CHECKING:
     from relo.shards import Sample
 
-_Key = tuple[str, int]
+_Key = tuple[str, int, Box]
 
 
 class BlurredPixels:
     """Uniform draws from the blurred pixels of a pair's mask.
 
-    The first draw from a pair decodes its mask, later ones only a tile of it. What is kept is one number a tile:
-    less than a kilobyte for 2152 x 1436 pixels.
+    The first draw from a pair and an area of it decodes its mask, later ones only a tile of it. What is kept is one
+    number a tile: less than a kilobyte for 2152 x 1436 pixels.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,6 @@ class BlurredPixels:
         ----------
         sample : relo.shards.Sample
         area : Box
-            Always the same for a sample.
         share : float
             In [0, 1): which of the blurred pixels, counted tile by tile.
 
@@ -42,14 +41,11 @@ class BlurredPixels:
         (y, x) or None
             In the coordinates of the frame; None where nothing is blurred.
         """
-        rows, columns = _edges(area.y, area.height), _edges(area.x, area.width)
-        key = str(sample.shard.path), sample.index
-        if key not in self._totals:
-            self._totals[key] = _count(sample.crop("mask", *area), rows - area.y, columns - area.x)
-        totals = self._totals[key]
-        number = int(share * totals[-1])
-        if number >= totals[-1]:
+        number = int(share * self.count(sample, area))
+        totals = self._tiles(sample, area)
+        if not totals.size or number >= totals[-1]:
             return None
+        rows, columns = _edges(area.y, area.height), _edges(area.x, area.width)
         tile = int(np.searchsorted(totals, number, side="right"))
         row, column = divmod(tile, len(columns) - 1)
         box = Box(rows[row], columns[column], rows[row + 1] - rows[row], columns[column + 1] - columns[column])
@@ -57,6 +53,21 @@ class BlurredPixels:
         before = int(totals[tile - 1]) if tile else 0
         y, x = divmod(int(found[number - before]), int(box.width))
         return int(box.y) + y, int(box.x) + x
+
+    def count(self, sample: Sample, area: Box) -> int:
+        """Number of blurred pixels of `sample` within `area`."""
+        totals = self._tiles(sample, area)
+        return int(totals[-1]) if totals.size else 0
+
+    def _tiles(self, sample: Sample, area: Box) -> NDArray[np.int64]:
+        """Running number of blurred pixels, tile by tile; nothing for an empty area."""
+        if area.height == 0 or area.width == 0:
+            return np.empty(0, np.int64)
+        key = str(sample.shard.path), sample.index, area
+        if key not in self._totals:
+            rows, columns = _edges(area.y, area.height), _edges(area.x, area.width)
+            self._totals[key] = _count(sample.crop("mask", *area), rows - area.y, columns - area.x)
+        return self._totals[key]
 
 
 def _edges(start: int, length: int) -> NDArray[np.int64]:

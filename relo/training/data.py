@@ -21,7 +21,7 @@ from torch.utils.data import Sampler
 from relo.errors import TrainingError
 from relo.training.blurred import BlurredPixels
 from relo.training.recipe import Recipe
-from relo.training.sampling import Box, blur_aware_corner, mirror, valid_box
+from relo.training.sampling import Box, blur_aware_corner, interior, mirror, published_corner, valid_box
 
 if TYPE_CHECKING:
     from relo.shards import Dataset, Sample
@@ -57,7 +57,7 @@ class Patches(TorchDataset[Item]):
     dataset : relo.shards.Dataset
         At least one pair.
     recipe : Recipe
-        Its crop, bapc, hflip, vflip and seed.
+        Its crop, bapc, bapc_form, hflip, vflip and seed.
 
     Raises
     ------
@@ -85,11 +85,7 @@ class Patches(TorchDataset[Item]):
         epoch, index = draw
         sample, recipe = self.dataset[index], self.recipe
         rng = default_rng([recipe.seed, epoch, index])
-        area = self.areas[sample.shard.path]
-        y, x = blur_aware_corner(
-            area, recipe.crop, rng, lambda share: self._blurred.pick(sample, area, share), recipe.bapc
-        )
-        window = Box(y, x, recipe.crop, recipe.crop)
+        window = Box(*self._corner(sample, rng), recipe.crop, recipe.crop)
         images = [sample.crop(name, *window) for name in ("blur", "sharp", "mask")]
         blur, sharp, mask = mirror(images, rng, recipe.hflip, recipe.vflip)
         if blur.dtype != np.uint8:
@@ -100,6 +96,22 @@ class Patches(TorchDataset[Item]):
             "mask": torch.from_numpy(np.where(mask[None] > 0, np.uint8(255), np.uint8(0))),
             "name": f"{sample.scene}/{sample.id}",
         }
+
+    def _corner(self, sample: Sample, rng: Generator) -> tuple[int, int]:
+        area, size, blurred = self.areas[sample.shard.path], self.recipe.crop, self._blurred
+        if self.recipe.bapc_form == "clean":
+            return blur_aware_corner(
+                area, size, rng, lambda share: blurred.pick(sample, area, share), self.recipe.bapc
+            )
+        centres = interior(area, size)
+        return published_corner(
+            area,
+            size,
+            rng,
+            lambda: 255 * blurred.count(sample, area) / (area.height * area.width),
+            lambda share: blurred.pick(sample, centres, share),
+            self.recipe.bapc,
+        )
 
 
 class WholeImages(TorchDataset[Item]):
@@ -140,10 +152,22 @@ class EndlessBatches(Sampler[list[Draw]]):
         Number of batches to leave out: where a resumed run goes on.
     groups : Groups, optional
         Scene and shard of each pair, for an order that spreads scenes and reads few shards at a time.
+    share : (k, n)
+        Give only part k of n of each batch, of batch / n draws: what one of n processes trains on. The parts
+        together are the batch, whatever n is.
     """
 
-    def __init__(self, count: int, batch: int, seed: int, start: int = 0, groups: Groups | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch: int,
+        seed: int,
+        start: int = 0,
+        groups: Groups | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         self.count, self.batch, self.seed, self.start, self.groups = count, batch, seed, start, groups
+        self.share = share
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, position = divmod(self.start * self.batch, self.count)
@@ -156,7 +180,8 @@ class EndlessBatches(Sampler[list[Draw]]):
                     order = self._order(epoch)
                 draws.append((epoch, int(order[position])))
                 position += 1
-            yield draws
+            part, parts = self.share
+            yield draws[part::parts]
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         rng = default_rng([self.seed, epoch])

@@ -69,13 +69,17 @@ def shift_invariant(loss: ImageLoss, pred: Tensor, target: Tensor) -> Tensor:
     """
     height, width = target.shape[-2:]
     framed = F.pad(target, (1, 1, 1, 1), mode="reflect")
-    shifted = [
-        framed[..., 1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width] for dy in (-1, 0, 1) for dx in (-1, 0, 1)
-    ]
+    corners = [(1 - dy, 1 - dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
     with torch.no_grad():
-        best = torch.stack([loss(pred, candidate) for candidate in shifted]).argmin(dim=0)
-    chosen = torch.stack([shifted[which][image] for image, which in enumerate(best.tolist())])
-    return loss(pred, chosen).mean()
+        # One shift after the other, as views: nine copies at once would take nine times the memory.
+        losses = [loss(pred, framed[..., y : y + height, x : x + width]) for y, x in corners]
+        best = torch.tensor(corners, device=target.device)[torch.stack(losses).argmin(dim=0)]
+    # Picked by index rather than by a loop over the images, which would make a GPU wait for each.
+    image = torch.arange(len(target), device=target.device)[:, None, None, None]
+    channel = torch.arange(target.shape[1], device=target.device)[:, None, None]
+    row = best[:, 0, None, None, None] + torch.arange(height, device=target.device)[:, None]
+    column = best[:, 1, None, None, None] + torch.arange(width, device=target.device)
+    return loss(pred, framed[image, channel, row, column]).mean()
 
 
 def scale_targets(sharp: Tensor) -> tuple[Tensor, Tensor, Tensor]:

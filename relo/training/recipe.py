@@ -82,7 +82,7 @@ class Recipe(Config):
     steps : int
         Optimiser steps.
     batch : int
-        Patches per step.
+        Patches per step; with several processes (torchrun), of all of them together.
     crop : int
         Side of the square patches [px], a multiple of 4.
     lr : float
@@ -90,9 +90,17 @@ class Recipe(Config):
     milestones : tuple of int
         Steps at which the learning rate is multiplied by `gamma`.
     gamma : float
+    clip : float
+        Largest norm of the gradient of all parameters together, to which a larger one is scaled down; 0 for none.
+    ema : float
+        Decay of the exponential moving average of the weights, for example 0.999: the average starts from the
+        initial weights and is validated and saved in place of the weights; 0 for none.
     loss : LossWeights
     bapc : float
         Probability that a patch is centred on a blurred pixel.
+    bapc_form : {"clean", "published"}
+        How its corner is drawn: as the paper says, or with the peculiarities of the public code, see
+        `relo.training.sampling.published_corner`.
     hflip, vflip : float
         Probabilities of mirroring a patch left-right, top-bottom.
     seed : int
@@ -110,12 +118,18 @@ class Recipe(Config):
     cache_gb : float
         Memory for shards as they are stored, compressed [GB]; shared by all loader processes.
     workers : int
-        Loader processes; the patches do not depend on it.
+        Loader processes, of each training process; the patches do not depend on it.
     threads : int
         CPU threads of torch in this process, 0 for torch's own choice. Small networks run best on one: a second
         one gains little, and on a busy machine the two wait for each other.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
+        What the network computes in; weights and losses are always float32. 16-mixed needs a GPU.
+    compile : bool
+        Compile the network with `torch.compile`; the first step takes a minute or so. Needs a C++ compiler.
+    channels_last : bool
+        Keep images and features as (N, H, W, C) in memory, which 16-bit convolutions on GPUs prefer.
     device : {"auto", "cpu", "cuda"}
+        "auto" is the GPU where there is one.
     """
 
     name: str = Field(default="lbag", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -126,8 +140,11 @@ class Recipe(Config):
     lr: float = Field(default=1e-4, gt=0)
     milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000, 500_000, 600_000)
     gamma: float = Field(default=0.5, gt=0, le=1)
+    clip: float = Field(default=0.0, ge=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     loss: LossWeights = LossWeights()
     bapc: float = Field(default=0.5, ge=0, le=1)
+    bapc_form: Literal["clean", "published"] = "clean"
     hflip: float = Field(default=0.5, ge=0, le=1)
     vflip: float = Field(default=0.0, ge=0, le=1)
     seed: int = Field(default=0, ge=0)
@@ -142,6 +159,8 @@ class Recipe(Config):
     workers: int = Field(default=4, ge=0)
     threads: int = Field(default=0, ge=0)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = False
+    channels_last: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")

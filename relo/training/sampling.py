@@ -32,10 +32,7 @@ def blur_aware_corner(
     `area`, and moved by the least amount that keeps it inside; otherwise, or where nothing is
     blurred, the corner is drawn uniformly.
 
-    The public code differs in three points, none of which is in the paper: its uniform draw never
-    gives the last possible row and column; it draws only pixels at least size / 2 away from the
-    border; and it falls back to the uniform draw where the mean of the raw mask is at most 0.05,
-    which is an area of 0.02 % for masks of 0 and 255 but 5 % for masks of 0 and 1.
+    The public code differs in three points, none of which is in the paper: see `published_corner`.
 
     Parameters
     ----------
@@ -72,6 +69,73 @@ def blur_aware_corner(
         y = min(max(centre[0] - area.y - size // 2, 0), last_y)
         x = min(max(centre[1] - area.x - size // 2, 0), last_x)
     return area.y + y, area.x + x
+
+
+PUBLISHED_LEAST_MEAN = 0.05  # of the raw mask; more of it must be blurred for a patch to be centred on blur
+
+
+def published_corner(
+    area: Box,
+    size: int,
+    rng: Generator,
+    mean_of_mask: Callable[[], float],
+    pick_blurred: Callable[[float], tuple[int, int] | None],
+    probability: float = 0.5,
+) -> tuple[int, int]:
+    """Top-left corner of a patch as the public code of LBAG draws it (repository ReLoBlur, dataset.py).
+
+    It differs from `blur_aware_corner` in three points, none of which is in the paper. The uniform draw never gives
+    the last possible row and column, an off-by-one. A centre is drawn only from the blurred pixels of `interior`,
+    so that patches need not be moved. And a patch is centred on blur only where the mean of the raw mask, of 0 to
+    255, is above 0.05: a blurred area of more than 0.02 % for masks of 0 and 255, which shards have, but of more
+    than 5 % for masks of 0 and 1.
+
+    An area no larger than the patch in one direction, where the public code fails, gives the only corner there is.
+
+    Parameters
+    ----------
+    area : Box
+        Part of the frame that patches may cover; the whole frame in the public code.
+    size : int
+        Side of the patch [px], at most the sides of `area`.
+    rng : numpy Generator
+        As many numbers are drawn from it as by `blur_aware_corner`, whatever the mask.
+    mean_of_mask : callable () -> float
+        Mean of the mask, of 0 and 255, over `area`. Called only if a blurred pixel is wanted.
+    pick_blurred : callable (share) -> (y, x) or None
+        As in `blur_aware_corner`, but of the blurred pixels of `interior(area, size)`.
+    probability : float
+        Share of patches to be centred on a blurred pixel.
+
+    Returns
+    -------
+    (y, x)
+        In the coordinates of the frame.
+
+    Raises
+    ------
+    ValueError
+        The patch is larger than `area`.
+    """
+    if size > min(area.height, area.width):
+        raise ValueError(f"a patch of {size} does not fit into {area.height} x {area.width}")
+    centred = rng.random() < probability
+    y, x = (int(rng.integers(max(side - size, 1))) for side in (area.height, area.width))
+    pick = rng.random()
+    centre = pick_blurred(pick) if centred and mean_of_mask() > PUBLISHED_LEAST_MEAN else None
+    if centre is not None:
+        return centre[0] - size // 2, centre[1] - size // 2
+    return area.y + y, area.x + x
+
+
+def interior(area: Box, size: int) -> Box:
+    """Pixels of `area` that are the centre of a patch that lies within; empty if `area` is as small as a patch.
+
+    Convention: the centre of a patch is the pixel at `size // 2` from its top and left. As in the public code the
+    range ends before side - size // 2, so that for even sizes no patch at the last corner is centred on any of it.
+    """
+    half = size // 2
+    return Box(area.y + half, area.x + half, max(area.height - 2 * half, 0), max(area.width - 2 * half, 0))
 
 
 def mirror(images: list[NDArray[Any]], rng: Generator, hflip: float, vflip: float) -> list[NDArray[Any]]:

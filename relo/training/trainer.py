@@ -1,7 +1,9 @@
 """Training: a recipe and a dataset in, a run folder out.
 
-A run folder holds `recipe.yaml` (every setting), `run.json` (dataset, scenes, versions),
-`metrics.jsonl` (one line per logged step), `last.ckpt` (for resuming) and `model.safetensors`.
+A run folder holds `recipe.yaml` (every setting), `run.json` (dataset, scenes, versions), `metrics.jsonl` (one line
+per logged step and per validation), `tensorboard` (the same, to look at), `samples` (pictures of each validation),
+`last.ckpt` (for resuming), `model.safetensors` (weights of the last step) and `best.safetensors` (weights of the
+best validation).
 """
 
 from __future__ import annotations
@@ -9,30 +11,35 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import platform
-import time
+import shutil
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from relo import __version__
-from relo.atomic import file_sha256, write_text
-from relo.config import build_config, read_yaml
-from relo.errors import MissingExtraError, ReloError, TrainingError
+from relo.atomic import file_sha256, write_text, writing_to
+from relo.errors import ConfigError, MissingExtraError, ReloError, TrainingError
+from relo.locks import locked
 from relo.models import create_model, load_weights
+from relo.parallel import reuse_freed_memory
 from relo.shards import Dataset, open_dataset
 from relo.shards.memory import in_memory
 from relo.shards.reader import read_index
 from relo.shards.schema import DATASET_FILE
-from relo.training.checkpoint import FILE_NAME
-from relo.training.data import EndlessBatches, Groups, Patches, WholeImages, hold_out_scenes
-from relo.training.recipe import Recipe, recipe_yaml, what_changes_the_result
-from relo.training.run_files import LAST, METRICS, RECIPE, RUN
+from relo.training.checkpoint import BEST_NAME, FILE_NAME
+from relo.training.data import EndlessBatches, Groups, Item, Patches, WholeImages, hold_out_scenes
+from relo.training.distributed import Processes
+from relo.training.recipe import Recipe, recipe_yaml
+from relo.training.run_files import LAST, RECIPE, RUN, claim, resume_step, weights_file
 
 
 @dataclass(frozen=True)
@@ -44,13 +51,16 @@ class TrainingResult:
     run : Path
         The run folder.
     checkpoint : Path
-        Its model.safetensors.
+        Its model.safetensors: weights of the last step, averaged if the recipe says so.
+    best : Path or None
+        Its best.safetensors: weights of the best validation; None if there was none.
     steps : int
         Optimiser steps in all, those before a resume included.
     steps_per_second : float
-        Of this call, validation included; NaN if there was nothing left to do.
+        Of the training steps of this call, loading of patches included; start-up, first step, validation and saving
+        are not. NaN if fewer than two steps were left to do.
     loss : float
-        Mean loss of the last logged interval; NaN likewise.
+        Mean loss of the last logged interval; NaN if nothing was left to do.
     validation : dict of str to float
         Last validation: psnr, psnr_w and the same of the input, in dB; empty if there was none.
     notes : tuple of str
@@ -59,6 +69,7 @@ class TrainingResult:
 
     run: Path
     checkpoint: Path
+    best: Path | None
     steps: int
     steps_per_second: float
     loss: float
@@ -79,6 +90,9 @@ def train(
     Stopping after n steps and resuming to m gives, on the CPU, the same bits as m steps straight: patches
     and dropout are decided by the seed and the step. The test split is never touched.
 
+    Started by `torchrun`, all its processes train one model: they share out each batch and each validation, and the
+    first one alone writes and reports. The patches of a step do not depend on how many there are.
+
     Parameters
     ----------
     recipe : Recipe
@@ -98,61 +112,127 @@ def train(
     Raises
     ------
     MissingExtraError
-        lightning is not installed.
+        lightning or tensorboard is not installed.
+    ConfigError
+        This machine cannot do what the recipe asks for.
     TrainingError
         The folder holds another run, the dataset does not suit the recipe, or the loss became NaN.
     KeyboardInterrupt
         Ctrl-C; the step was finished and `last.ckpt` written first.
     """
-    if importlib.util.find_spec("lightning") is None:
-        raise MissingExtraError("lightning", "train")
-    from relo.training.optimisation import RestorationTraining, RunFolder, lightning_trainer
+    for package in ("lightning", "tensorboard"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "train")
+    processes, device = Processes.of_torchrun(), _device(recipe)
+    if recipe.batch % processes.size:
+        raise ConfigError(
+            f"a batch of {recipe.batch} cannot be shared out equally among {processes.size} processes",
+            advice=f"Use --set batch={-(-recipe.batch // processes.size) * processes.size}.",
+        )
+    with processes.connected(device), torch.random.fork_rng(devices=[]), _cpu_threads(recipe.threads):
+        return _train(recipe, src, Path(out), resume, progress, processes, device)
 
-    out, dataset = Path(out), _training_split(src)
+
+def _train(
+    recipe: Recipe,
+    src: str | Path,
+    out: Path,
+    resume: bool,
+    progress: Callable[[int, int, str], None] | None,
+    processes: Processes,
+    device: str,
+) -> TrainingResult:
+    from relo.training.loss_log import LossLog
+    from relo.training.optimisation import RestorationTraining, lightning_trainer
+    from relo.training.run_folder import RunFolder
+
+    dataset = _training_split(src)
     part, held_out = hold_out_scenes(dataset, recipe.val_fraction, recipe.seed)
     notes = [] if held_out else ["nothing was validated: that needs val_fraction above 0 and two train scenes"]
     if recipe.cache_gb:
         part = in_memory(part, int(recipe.cache_gb * 1e9))
     patches = Patches(part, recipe)
-    images = DataLoader(WholeImages(held_out, recipe.val_images)) if held_out else None
-    record = _describe(dataset, part, held_out)
-    start = _resume_step(out, recipe, record) if resume else _claim(out)
-    if start >= recipe.steps:
-        notes.append(f"nothing to do: the run has {start} steps already")
-        return TrainingResult(out, out / FILE_NAME, start, math.nan, math.nan, {}, tuple(notes))
-    groups = Groups.of(part, recipe.shards_at_once) if recipe.order == "scenes" else None
-    batches = DataLoader(
-        patches,
-        batch_sampler=EndlessBatches(len(part), recipe.batch, recipe.seed, start, groups),
-        num_workers=recipe.workers,
-        pin_memory=torch.cuda.is_available() and recipe.device != "cpu",
-    )
-    folder = RunFolder(out, recipe, record, progress)
-    with torch.random.fork_rng(devices=[]), _cpu_threads(recipe.threads):
-        torch.manual_seed(recipe.seed)
-        model = create_model(recipe.model.name, **recipe.model.options)
-        if recipe.model.weights:
-            fresh = load_weights(model, recipe.model.weights)
-            notes += [f"{len(fresh)} tensors are not in the given weights and start untrained"] * bool(fresh)
-        write_text(out / RECIPE, recipe_yaml(recipe))
-        write_text(out / RUN, json.dumps(record, indent=2) + "\n")
-        begun = time.monotonic()
-        with lightning_trainer(recipe, out, folder, validate=images is not None) as trainer:
+    model, untrained = _network(recipe, started=resume and (out / LAST).is_file())
+    notes += [f"{untrained} tensors are not in the given weights and start untrained"] * bool(untrained)
+    with ExitStack() as stack:
+
+        def begin() -> tuple[dict[str, Any], int]:
+            with writing_to(out, "Give a folder that can be written (-o)."):
+                stack.enter_context(locked(out))
+            record = _describe(dataset, part, held_out)
+            return record, resume_step(out, recipe, record) if resume else claim(out)
+
+        record, start = processes.by_first(begin)
+        if start >= recipe.steps:
+            notes.append(f"nothing to do: the run has {start} steps already")
+            return _result(out, start, notes)
+        if processes.is_first:
+            write_text(out / RECIPE, recipe_yaml(recipe))
+            write_text(out / RUN, json.dumps(record, indent=2) + "\n")
+        losses = LossLog(processes)
+        images = WholeImages(held_out, recipe.val_images) if held_out else None
+        folder = RunFolder(out, recipe, record, losses, images, processes, progress)
+        with folder.open(), lightning_trainer(recipe, device, out, folder, processes) as trainer:
             try:
                 trainer.fit(
-                    RestorationTraining(model, recipe),
-                    batches,
-                    images,
+                    RestorationTraining(model, recipe, losses),
+                    _loader(patches, recipe, start, processes, device),
                     ckpt_path=out / LAST if start else None,
                     weights_only=True,
                 )
             except ReloError as error:
                 raise _in_one_line(error) from error
-        elapsed = time.monotonic() - begun
-    if trainer.global_step < recipe.steps:
-        raise KeyboardInterrupt
-    speed = (recipe.steps - start) / elapsed
-    return TrainingResult(out, out / FILE_NAME, recipe.steps, speed, folder.loss, folder.validation, tuple(notes))
+            except torch.OutOfMemoryError as error:
+                raise TrainingError(
+                    "the memory of the GPU is too small",
+                    advice="Use a smaller batch or crop, or --set precision=bf16-mixed.",
+                ) from error
+        if trainer.global_step < recipe.steps:
+            raise KeyboardInterrupt
+        return _result(out, recipe.steps, notes, folder.steps_per_second, folder.loss, folder.validation)
+
+
+def _network(recipe: Recipe, *, started: bool) -> tuple[nn.Module, int]:
+    """The network at its start, and how many tensors the given weights lack; a started run has its own weights."""
+    torch.manual_seed(recipe.seed)
+    model = create_model(recipe.model.name, **recipe.model.options)
+    if started or not recipe.model.weights:
+        return model, 0
+    return model, len(load_weights(model, weights_file(recipe.model.weights)))
+
+
+def _result(
+    out: Path,
+    steps: int,
+    notes: list[str],
+    speed: float = math.nan,
+    loss: float = math.nan,
+    validation: dict[str, float] | None = None,
+) -> TrainingResult:
+    best = out / BEST_NAME if (out / BEST_NAME).is_file() else None
+    return TrainingResult(out, out / FILE_NAME, best, steps, speed, loss, validation or {}, tuple(notes))
+
+
+def _device(recipe: Recipe) -> str:
+    """Which device to train on; refuse what it cannot do, before anything is written."""
+    there = torch.cuda.is_available()
+    device = ("cuda" if there else "cpu") if recipe.device == "auto" else recipe.device
+    if device == "cuda" and not there:
+        raise ConfigError(
+            "device is cuda but torch finds no GPU", advice="Use --set device=cpu, or see relo doctor."
+        )
+    if device == "cpu" and recipe.precision == "16-mixed":
+        raise ConfigError(
+            "precision 16-mixed needs a GPU", advice="On the CPU use --set precision=bf16-mixed or 32-true."
+        )
+    bf16 = device == "cuda" and recipe.precision == "bf16-mixed"
+    if bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ConfigError("this GPU has no bfloat16 for bf16-mixed", advice="Use --set precision=16-mixed.")
+    if recipe.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise ConfigError(
+            "compile needs a C++ compiler, g++ or clang++", advice="Install one, or --set compile=false."
+        )
+    return device
 
 
 @contextmanager
@@ -165,6 +245,24 @@ def _cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _loader(patches: Patches, recipe: Recipe, start: int, processes: Processes, device: str) -> DataLoader[Item]:
+    groups = Groups.of(patches.dataset, recipe.shards_at_once) if recipe.order == "scenes" else None
+    share = processes.rank, processes.size
+    return DataLoader(
+        patches,
+        batch_sampler=EndlessBatches(len(patches), recipe.batch, recipe.seed, start, groups, share),
+        num_workers=recipe.workers,
+        worker_init_fn=_start_loader,
+        pin_memory=device == "cuda",
+    )
+
+
+def _start_loader(number: int) -> None:  # noqa: ARG001
+    """Leave Ctrl-C to the process that trains: it still needs a patch or two to finish its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    reuse_freed_memory()
+
+
 def _training_split(src: str | Path) -> Dataset:
     dataset = open_dataset(src)
     train_split = dataset.select(split="train")
@@ -175,8 +273,13 @@ def _training_split(src: str | Path) -> Dataset:
 
 
 def _describe(dataset: Dataset, part: Dataset, held_out: Dataset | None) -> dict[str, Any]:
+    masks = {shard.attrs.get("mask_version", "unknown") for shard in dataset.shards}
     return {
-        "dataset": {"fingerprint": dataset.fingerprint, "shards": _shard_hashes(dataset)},
+        "dataset": {
+            "fingerprint": dataset.fingerprint,
+            "shards": _shard_hashes(dataset),
+            "mask_versions": sorted(masks, key=str),
+        },
         "train_scenes": part.scenes,
         "validation_scenes": held_out.scenes if held_out else [],
         "pairs": len(part),
@@ -190,51 +293,6 @@ def _shard_hashes(dataset: Dataset) -> dict[str, str]:
         return {shard.path.name: file_sha256(shard.path) for shard in dataset.shards}
     entries = read_index(dataset.root)["shards"]
     return {entry["file"]: entry["sha256"] for entry in entries if entry["file"] in names}
-
-
-def _claim(out: Path) -> int:
-    """Refuse a folder that holds trained weights; clear what a run without any left behind."""
-    if (out / LAST).exists() or (out / FILE_NAME).exists():
-        raise TrainingError(
-            "holds a training run already",
-            file=out,
-            advice="Continue it with --resume, or give another folder (-o).",
-        )
-    (out / METRICS).unlink(missing_ok=True)
-    return 0
-
-
-def _resume_step(out: Path, recipe: Recipe, record: dict[str, Any]) -> int:
-    """Check that `out` holds the same run, drop metrics from after its checkpoint; return its steps."""
-    if not (out / LAST).is_file():
-        return _claim(out)
-    before = what_changes_the_result(build_config(Recipe, read_yaml(out / RECIPE), str(out / RECIPE)))
-    now = what_changes_the_result(recipe)
-    changed = [key for key in now if now[key] != before[key]]
-    if changed:
-        raise TrainingError(
-            f"was trained with another {', '.join(changed)}",
-            file=out,
-            advice="Resume with the settings in its recipe.yaml, or give another folder (-o).",
-        )
-    try:
-        trained_on = json.loads((out / RUN).read_text(encoding="utf-8"))["dataset"]["fingerprint"]
-        step = int(torch.load(out / LAST, map_location="cpu", weights_only=True)["global_step"])
-    # A damaged checkpoint can fail in any way its bytes happen to spell; nothing of it is executed.
-    except Exception as error:
-        raise TrainingError(
-            "is damaged: run.json or last.ckpt cannot be read", file=out, advice="Give another folder (-o)."
-        ) from error
-    if trained_on != record["dataset"]["fingerprint"]:
-        raise TrainingError(
-            "was trained on another dataset",
-            file=out,
-            advice="Give the same dataset, or another folder (-o).",
-        )
-    lines = (out / METRICS).read_text(encoding="utf-8").splitlines() if (out / METRICS).is_file() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    write_text(out / METRICS, "".join(line + "\n" for line in kept))
-    return step
 
 
 def _in_one_line(error: ReloError) -> ReloError:

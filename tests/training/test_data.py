@@ -204,14 +204,46 @@ def test_patches_stay_within_the_valid_area(tmp_path, tiny_recipe):
 
 
 def find(item, sample):
-    item, whole = to_float(item), to_tensor(sample.blur)
-    for y in range(whole.shape[1] - 15):
-        for x in range(whole.shape[2] - 15):
-            window = whole[:, y : y + 16, x : x + 16]
-            for dims in ([], [1], [2], [1, 2]):
-                if torch.equal(window.flip(dims), item["blur"]):
-                    return y, x
+    patch, whole = to_float(item)["blur"], to_tensor(sample.blur)
+    height, width = whole.shape[1] - 15, whole.shape[2] - 15
+    for dims in ([], [1], [2], [1, 2]):
+        window = patch.flip(dims)
+        ends = ((0, 0), (15, 15), (0, 15))  # compared first: few places share three pixels
+        like = [whole[:, y : y + height, x : x + width] == window[:, y, x, None, None] for y, x in ends]
+        for y, x in torch.stack(like).all(dim=0).all(dim=0).nonzero().tolist():
+            if torch.equal(whole[:, y : y + 16, x : x + 16], window):
+                return y, x
     raise AssertionError("the patch is not a part of the image")
+
+
+def test_the_published_form_is_taken_from_the_recipe(tmp_path, tiny_recipe):
+    """Blur at the border of the valid area is no centre; blur within is, and its patches are not moved."""
+    valid = np.zeros((30, 41), np.uint8)
+    valid[2:28, 3:39] = 255
+
+    def draw(rng, size, dtype, blurred):
+        blur = rng.integers(0, 255, (*size, 3)).astype(dtype)
+        mask = np.zeros(size, np.uint8)
+        mask[2:5, 3:39] = mask[14, 20] = mask[19, 30] = mask[20, 31] = 255
+        return blur, blur, mask
+
+    dataset = open_dataset(write_dataset(tmp_path / "d", {"a": "train"}, pairs=1, valid=valid, draw=draw))
+    patches = Patches(dataset, tiny_recipe("bapc=1", "bapc_form=published", "crop=16"))
+    corners = {find(patches[(epoch, 0)], dataset[0]) for epoch in range(60)}
+    assert corners == {(14 - 8, 20 - 8), (19 - 8, 30 - 8)}
+    clean = Patches(dataset, tiny_recipe("bapc=1", "crop=16"))
+    assert len({find(clean[(epoch, 0)], dataset[0]) for epoch in range(60)}) > 5
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 6])
+def test_processes_share_out_the_same_batches(processes):
+    whole = list(islice(EndlessBatches(7, 6, seed=0), 9))
+    shares = [
+        list(islice(EndlessBatches(7, 6, seed=0, start=2, share=(rank, processes)), 7)) for rank in range(processes)
+    ]
+    for step, batch in enumerate(whole[2:]):
+        assert {len(share[step]) for share in shares} == {6 // processes}
+        assert sorted(draw for share in shares for draw in share[step]) == sorted(batch)
 
 
 def test_too_large_patches_are_explained(dataset_dir, tiny_recipe):

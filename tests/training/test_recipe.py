@@ -23,6 +23,7 @@ def test_lbag_is_the_published_recipe():
         "l1": 1.0, "ssim": 1.0, "msfr": 0.1, "msfr_form": "modulus", "mask": 0.1, "shift_invariant": True
     }  # fmt: skip
     assert (recipe.bapc, recipe.hflip, recipe.vflip) == (0.5, 0.5, 0.0)
+    assert (recipe.clip, recipe.ema, recipe.bapc_form, recipe.precision) == (0.0, 0.0, "clean", "32-true")
     assert recipe.model.options["num_res"] == 20
     assert recipe == Recipe(model=recipe.model)
 
@@ -39,7 +40,23 @@ def test_running_settings_do_not_change_the_result():
     one = load_recipe("lbag-tiny", ["steps=5", "workers=3", "val_every=2"])
     two = load_recipe("lbag-tiny")
     assert what_changes_the_result(one) == what_changes_the_result(two)
-    assert what_changes_the_result(load_recipe("lbag-tiny", ["lr=1"])) != what_changes_the_result(two)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "lr=1",
+        "clip=1",
+        "ema=0.9",
+        "bapc_form=published",
+        "precision=bf16-mixed",
+        "compile=true",
+        "channels_last=true",
+    ],
+)
+def test_what_changes_the_result_is_told(setting):
+    one, two = (what_changes_the_result(load_recipe("lbag-tiny", more)) for more in ([], [setting]))
+    assert [key for key in one if one[key] != two[key]] == [setting.partition("=")[0]]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +71,9 @@ def test_running_settings_do_not_change_the_result():
         ("lbag", ["milestones=[5, 3]"], "rising"),
         ("lbag", ["lr=-1"], "lr"),
         ("lbag", ["precision=fp8"], "precision"),
+        ("lbag", ["ema=1"], "ema"),
+        ("lbag", ["clip=-1"], "clip"),
+        ("lbag", ["bapc_form=paper"], "bapc_form"),
     ],
 )
 def test_mistakes_are_explained(name, overrides, match):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relo.training.sampling import Box, blur_aware_corner, mirror, valid_box
+from relo.training.sampling import Box, blur_aware_corner, interior, mirror, published_corner, valid_box
 
 
 def picker(mask, area):
@@ -83,6 +83,102 @@ def test_without_blur_or_wish_the_mask_does_not_matter():
 def test_a_patch_larger_than_the_area_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         blur_aware_corner(Box(0, 0, 8, 30), 9, np.random.default_rng(0), lambda share: None)
+
+
+def published(mask, area, size, rng, probability):
+    inside = mask[area.y : area.y + area.height, area.x : area.x + area.width]
+    centres = interior(area, size)
+    return published_corner(area, size, rng, lambda: float(inside.mean()), picker(mask, centres), probability)
+
+
+def published_chances(mask, size, probability):
+    """Chance of each corner, read off the description of the public code; `mask` is the whole frame."""
+    height, width = mask.shape
+    chances = np.zeros((height, width))
+    uniform = np.zeros((height, width))
+    for y in range(0, height - 1 - size + 1):
+        for x in range(0, width - 1 - size + 1):
+            uniform[y, x] = 1 / ((height - size) * (width - size))
+    centres = [
+        (cy, cx)
+        for cy in range(size // 2, height - size // 2)
+        for cx in range(size // 2, width - size // 2)
+        if mask[cy, cx] != 0
+    ]
+    if mask.mean() > 0.05 and centres:
+        for cy, cx in centres:
+            chances[cy - size // 2, cx - size // 2] += probability / len(centres)
+        return chances + (1 - probability) * uniform
+    return uniform
+
+
+def masks_of_all_kinds():
+    empty = np.zeros((9, 11), np.uint8)
+    border, some = empty.copy(), empty.copy()
+    border[:, :2] = border[-2:] = 255
+    some[4:6, 3:9] = some[0, 0] = 255
+    last = empty.copy()
+    last[6, 8] = 255  # the last pixel of the interior for patches of 4
+    faint, clear = np.zeros((80, 70), np.uint8), np.zeros((80, 60), np.uint8)
+    faint[40, 40] = clear[40, 40] = 255  # means of 0.046 and 0.053
+    full = np.full((9, 11), 255, np.uint8)
+    return {
+        "empty": empty,
+        "border": border,
+        "some": some,
+        "last": last,
+        "faint": faint,
+        "clear": clear,
+        "full": full,
+    }
+
+
+@pytest.mark.parametrize("kind", masks_of_all_kinds())
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_the_published_form_has_the_chances_of_the_public_code(kind, probability):
+    mask, size, draws = masks_of_all_kinds()[kind], 4, 4000
+    chances = published_chances(mask, size, probability)
+    assert chances.sum() == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    counts = np.zeros(mask.shape)
+    for _ in range(draws):
+        counts[published(mask, Box(0, 0, *mask.shape), size, rng, probability)] += 1
+    assert not counts[chances == 0].any(), "corners that the public code never gives"
+    deviation = np.sqrt(draws * chances * (1 - chances))
+    # Thousands of corners are compared: five standard deviations, and a few counts where hardly any are expected.
+    assert (np.abs(counts - draws * chances) <= 5 * deviation + 4).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_published_patches_lie_inside_whatever_the_size(data):
+    area = Box(
+        *(data.draw(st.integers(0, 5)) for _ in range(2)), *(data.draw(st.integers(1, 30)) for _ in range(2))
+    )
+    size = data.draw(st.integers(1, min(area.height, area.width)))
+    seed = data.draw(st.integers(0, 2**32))
+    mask = (np.random.default_rng(seed).random((40, 40)) < data.draw(st.sampled_from([0, 0.02, 1]))).astype(
+        np.uint8
+    )
+    y, x = published(mask * 255, area, size, np.random.default_rng(seed), 1.0)
+    assert area.y <= y <= area.y + area.height - size
+    assert area.x <= x <= area.x + area.width - size
+
+
+def test_both_forms_draw_as_many_numbers_whatever_the_mask():
+    area, following = Box(0, 0, 20, 30), set()
+    for mask in (np.zeros((20, 30), np.uint8), np.full((20, 30), 255, np.uint8)):
+        for form in (published, lambda m, a, s, r, p: blur_aware_corner(a, s, r, picker(m, a), p)):
+            for probability in (0.0, 1.0):
+                rng = np.random.default_rng(5)
+                form(mask, area, 8, rng, probability)
+                following.add(rng.random())
+    assert len(following) == 1
+
+
+def test_a_patch_larger_than_the_area_is_refused_in_the_published_form():
+    with pytest.raises(ValueError, match="does not fit"):
+        published_corner(Box(0, 0, 8, 30), 9, np.random.default_rng(0), lambda: 0.0, lambda share: None)
 
 
 @pytest.mark.parametrize(("hflip", "vflip"), [(0, 0), (1, 0), (0, 1), (1, 1)])

@@ -11,8 +11,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
-from relo.errors import MissingExtraError, TrainingError
+from relo.errors import ConfigError, MissingExtraError, ReloError, TrainingError
+from relo.images import read_image
+from relo.locks import locked
 from relo.models import create_model
 from relo.training import load_checkpoint, load_recipe, train
 
@@ -39,7 +42,8 @@ def test_the_run_folder_tells_everything(straight, dataset_dir):
     recipe, result, seen = straight
     run = result.run
     assert sorted(path.name for path in run.iterdir()) == [
-        "last.ckpt", "metrics.jsonl", "model.safetensors", "recipe.yaml", "run.json"
+        "best.safetensors", "last.ckpt", "metrics.jsonl", "model.safetensors", "recipe.yaml", "run.json", "samples",
+        "tensorboard",
     ]  # fmt: skip
     assert load_recipe(run / "recipe.yaml") == recipe
     logged = [line for line in lines(run) if "loss" in line]
@@ -59,6 +63,9 @@ def test_the_run_folder_tells_everything(straight, dataset_dir):
     assert len(record["validation_scenes"]) == 1
     assert sorted(record["train_scenes"] + record["validation_scenes"]) == ["attic", "barn", "cellar"]
     assert record["versions"]["torch"] == torch.__version__
+    assert record["dataset"]["mask_versions"] == [1]
+    assert load_checkpoint(run / "best.safetensors").training["dataset"] == record["dataset"]
+    assert result.steps_per_second > 0
 
 
 def test_the_checkpoint_is_readable_with_safetensors_alone(straight):
@@ -90,6 +97,140 @@ def test_stopping_and_resuming_equals_going_straight(stop, straight, dataset_dir
     assert steps == sorted(steps)
     again = train(recipe, dataset_dir, tmp_path / "run", resume=True)
     assert again.notes == ("nothing to do: the run has 8 steps already",)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("ema=0.9", "clip=0.1"),
+        ("precision=bf16-mixed", "ema=0.9"),
+        ("channels_last=true", "order=scenes"),
+        ("bapc_form=published", "workers=1"),
+    ],
+    ids=",".join,
+)
+def test_ten_steps_and_ten_more_are_twenty_bit_for_bit(settings, dataset_dir, tmp_path, tiny_recipe):
+    """Also in the metrics: step 10 is neither one to log nor one to validate."""
+    recipe = tiny_recipe("steps=20", "log_every=4", "val_every=6", "model.options.dropout=0.2", *settings)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(recipe, dataset_dir, whole)
+    train(recipe.model_copy(update={"steps": 10}), dataset_dir, parts)
+    assert [line["step"] for line in lines(parts) if line.get("closing")] == [10, 10]
+    train(recipe, dataset_dir, parts, resume=True)
+    assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_compiled_network_is_saved_under_its_own_names_and_resumed(
+    dataset_dir, tmp_path, tiny_recipe, monkeypatch
+):
+    """The graph is captured, which takes seconds, but run as it is: to make machine code of it takes minutes."""
+    compile_with = nn.Module.compile
+    compiled = []
+
+    def capture(module):
+        compiled.append(type(module).__name__)
+        compile_with(module, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", capture)
+    recipe = tiny_recipe("steps=4", "compile=true", "ema=0.9", "val_every=2")
+    whole = train(recipe, dataset_dir, tmp_path / "whole")
+    assert compiled == ["LBAG"]
+    train(recipe.model_copy(update={"steps": 3}), dataset_dir, tmp_path / "parts")
+    parts = train(recipe, dataset_dir, tmp_path / "parts", resume=True)
+    assert parts.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+    plain = train(recipe.model_copy(update={"compile": False}), dataset_dir, tmp_path / "plain")
+    expected = load_file(plain.checkpoint)
+    for name, weights in load_file(whole.checkpoint).items():
+        torch.testing.assert_close(weights, expected[name])
+
+
+def test_compiling_needs_a_compiler(dataset_dir, tmp_path, tiny_recipe, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler.*compile=false"):
+        train(tiny_recipe("compile=true"), dataset_dir, tmp_path / "run")
+
+
+def test_the_average_follows_the_weights(dataset_dir, tmp_path, tiny_recipe):
+    recipe = tiny_recipe("checkpoint_every=1", "val_fraction=0")
+    torch.manual_seed(recipe.seed)
+    average = create_model("lbag", **recipe.model.options).state_dict()
+    for step in range(1, 4):
+        plain = train(recipe.model_copy(update={"steps": step}), dataset_dir, tmp_path / f"plain{step}")
+        for name, weights in load_file(plain.checkpoint).items():
+            average[name] = 0.75 * average[name] + 0.25 * weights
+    averaged = train(recipe.model_copy(update={"steps": 3, "ema": 0.75}), dataset_dir, tmp_path / "averaged")
+    found = load_file(averaged.checkpoint)
+    for name, weights in average.items():
+        torch.testing.assert_close(found[name], weights, rtol=1e-5, atol=1e-7)
+
+
+def test_the_gradient_is_clipped(dataset_dir, tmp_path, tiny_recipe):
+    """Adam does not see the length of the gradient, but for its epsilon of 1e-8: clip far below that."""
+    recipe = tiny_recipe("steps=1", "val_fraction=0", "clip=1e-12")
+    torch.manual_seed(recipe.seed)
+    before = create_model("lbag", **recipe.model.options).state_dict()
+    clipped = load_file(train(recipe, dataset_dir, tmp_path / "clipped").checkpoint)
+    free = load_file(train(recipe.model_copy(update={"clip": 0.0}), dataset_dir, tmp_path / "free").checkpoint)
+    assert max(float((clipped[name] - before[name]).abs().max()) for name in before) < 1e-6
+    assert max(float((free[name] - before[name]).abs().max()) for name in before) > 1e-4
+
+
+def test_the_best_weights_are_kept_over_a_resume(dataset_dir, tmp_path, tiny_recipe):
+    recipe = tiny_recipe("steps=12", "val_every=2", "lr=0.03")
+    run = tmp_path / "run"
+    train(recipe.model_copy(update={"steps": 7}), dataset_dir, run)
+    train(recipe, dataset_dir, run, resume=True)
+    scores = {line["step"]: line["validation"]["psnr_w"] for line in lines(run) if "validation" in line}
+    record = load_checkpoint(run / "best.safetensors").training
+    assert record["score"]["metric"] == "psnr_w"
+    assert record["score"]["value"] == record["validation"]["psnr_w"] >= max(scores.values())
+    assert record["steps"] == record["score"]["step"]
+    assert record["steps"] == 7 or scores[record["steps"]] == record["score"]["value"]
+    state = torch.load(run / "last.ckpt", weights_only=True)["callbacks"]["RunFolder"]
+    assert state["best"] == record["score"]
+
+
+def test_a_better_score_from_before_the_stop_is_not_replaced(dataset_dir, tmp_path, tiny_recipe):
+    recipe = tiny_recipe("steps=4", "val_every=2")
+    run = tmp_path / "run"
+    train(recipe.model_copy(update={"steps": 2}), dataset_dir, run)
+    content = torch.load(run / "last.ckpt", weights_only=True)
+    content["callbacks"]["RunFolder"]["best"]["value"] = 99.0
+    torch.save(content, run / "last.ckpt")
+    before = (run / "best.safetensors").read_bytes()
+    train(recipe, dataset_dir, run, resume=True)
+    assert (run / "best.safetensors").read_bytes() == before
+    more_images = recipe.model_copy(update={"steps": 6, "val_images": 3})
+    train(more_images, dataset_dir, run, resume=True)
+    assert load_checkpoint(run / "best.safetensors").training["score"]["images"] == 3, "other images, new score"
+
+
+def test_without_any_blur_psnr_decides_which_weights_are_best(tmp_path, tiny_recipe):
+    src = write_dataset(tmp_path / "d", {"a": "train", "b": "train"}, draw=draw_darkened)
+    result = train(tiny_recipe("steps=2"), src, tmp_path / "run")
+    record = load_checkpoint(result.best).training
+    assert record["score"]["metric"] == "psnr"
+    assert record["validation"]["psnr_w"] is None
+    assert record["score"]["value"] == result.validation["psnr"]
+
+
+def test_tensorboard_and_pictures_tell_the_same(straight):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, result, _ = straight
+    events = EventAccumulator(str(result.run / "tensorboard"))
+    events.Reload()
+    logged = {line["step"]: line["loss"] for line in lines(result.run) if "loss" in line}
+    plotted = {event.step: event.value for event in events.Scalars("loss/loss")}
+    assert plotted == pytest.approx(logged)
+    assert {"training/lr", "loss/l1", "validation/psnr_w"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Images("samples")] == [4, 8]
+    pictures = sorted((result.run / "samples").iterdir())
+    assert [path.name for path in pictures] == ["step_00000004.png", "step_00000008.png"]
+    # Two images of 41 x 30 px: blurred, restored, sharp, predicted mask.
+    assert read_image(pictures[0]).shape == (2 * 30, 4 * 41, 3)
 
 
 def test_equal_runs_give_equal_files_whatever_the_workers(straight, dataset_dir, tmp_path):
@@ -191,8 +332,42 @@ def test_a_loss_that_is_not_a_number_names_the_batch(dataset_dir, tmp_path, tiny
         return terms | {"total": terms["total"] * float("nan")}
 
     monkeypatch.setattr(optimisation, "total_loss", broken)
-    with pytest.raises(TrainingError, match=r"became nan at step 1 \(batch: \w+/\d+, \w+/\d+\)"):
+    with pytest.raises(TrainingError, match=r"became nan at step 1 \(term: loss; batch: \w+/\d+, \w+/\d+\)"):
         train(tiny_recipe(), dataset_dir, tmp_path / "run")
+
+
+def test_a_term_that_is_not_a_number_is_named_and_nothing_is_saved(dataset_dir, tmp_path, tiny_recipe, monkeypatch):
+    from relo.training import optimisation
+
+    real, calls = optimisation.total_loss, []
+
+    def broken(*args):
+        calls.append(1)
+        terms = real(*args)
+        return terms | dict.fromkeys(("msfr", "total"), terms["total"] * float("inf")) if len(calls) == 3 else terms
+
+    monkeypatch.setattr(optimisation, "total_loss", broken)
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"became inf at step 3 \(term: msfr; batch: "):
+        train(tiny_recipe("steps=3", "checkpoint_every=2"), dataset_dir, run)
+    assert load_checkpoint(run).training["steps"] == 2
+    monkeypatch.setattr(optimisation, "total_loss", real)
+    assert train(tiny_recipe("steps=3", "checkpoint_every=2"), dataset_dir, run, resume=True).steps == 3
+
+
+def test_spoilt_weights_are_never_saved(dataset_dir, tmp_path, tiny_recipe, monkeypatch):
+    """The loss of the step is good, its gradient is not."""
+    from relo.training import optimisation
+
+    def broken(restored, *args):
+        restored.image.register_hook(lambda gradient: gradient * float("nan"))
+        return {"total": (restored.image - 0.5).square().mean()}
+
+    monkeypatch.setattr(optimisation, "total_loss", broken)
+    with pytest.raises(TrainingError, match="weights became infinite or not a number by step 1"):
+        train(tiny_recipe("steps=1"), dataset_dir, tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not names & {"last.ckpt", "model.safetensors", "best.safetensors"}
 
 
 def test_an_unreadable_shard_is_one_line_even_from_a_loader_process(tmp_path, tiny_recipe):
@@ -241,6 +416,80 @@ def test_a_dataset_without_a_train_split_is_refused(tmp_path, tiny_recipe):
     src = write_dataset(tmp_path / "d", {"a": "test"})
     with pytest.raises(TrainingError, match=r"no split 'train' \(splits: test\)"):
         train(tiny_recipe(), src, tmp_path / "run")
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_written(
+    dataset_dir, tmp_path, tiny_recipe
+):
+    with pytest.raises(ConfigError, match=r"16-mixed needs a GPU\. .* precision=bf16-mixed"):
+        train(tiny_recipe("precision=16-mixed", "device=cpu"), dataset_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_none_is_used(dataset_dir, tmp_path, tiny_recipe):
+    with pytest.raises(ConfigError, match="torch finds no GPU"):
+        train(tiny_recipe("device=cuda"), dataset_dir, tmp_path / "run")
+
+
+def test_two_runs_do_not_share_a_folder(dataset_dir, tmp_path, tiny_recipe):
+    with locked(tmp_path / "run"), pytest.raises(ReloError, match="another relo is writing here"):
+        train(tiny_recipe("steps=1"), dataset_dir, tmp_path / "run")
+
+
+def test_weights_to_start_from_may_be_a_run_folder(straight, dataset_dir, tmp_path, tiny_recipe):
+    _, result, _ = straight
+    recipe = tiny_recipe("steps=1", "lr=1e-12", f"model.weights={result.run}")
+    name = "FAM1.merge.main.0.weight"
+    started = load_file(train(recipe, dataset_dir, tmp_path / "a").checkpoint)
+    torch.testing.assert_close(started[name], load_file(result.best)[name])
+    only_last = tmp_path / "only_last"
+    only_last.mkdir()
+    (only_last / "model.safetensors").write_bytes(result.checkpoint.read_bytes())
+    recipe = tiny_recipe("steps=1", "lr=1e-12", f"model.weights={only_last}")
+    started = load_file(train(recipe, dataset_dir, tmp_path / "b").checkpoint)
+    torch.testing.assert_close(started[name], load_file(result.checkpoint)[name])
+
+
+@pytest.mark.parametrize(
+    ("weights", "advice"),
+    [
+        ("MIMO-UNetPlus.pkl", r"does not exist\. The authors of MIMO-UNet publish it: github.* model.weights=PATH"),
+        ("runs/lbag-tiny", r"does not exist\. Train it first: relo train lbag-tiny SRC -o .*runs/lbag-tiny"),
+        ("empty", r"does not exist\. Give a file or a run folder"),
+    ],
+)
+def test_missing_weights_say_where_to_get_them(weights, advice, dataset_dir, tmp_path, tiny_recipe):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match=advice):
+        train(tiny_recipe(f"model.weights={tmp_path / weights}"), dataset_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_does_not_need_the_weights_it_started_from(straight, dataset_dir, tmp_path, tiny_recipe):
+    _, result, _ = straight
+    weights = tmp_path / "start.safetensors"
+    weights.write_bytes(result.checkpoint.read_bytes())
+    recipe = tiny_recipe("steps=2", f"model.weights={weights}")
+    train(recipe.model_copy(update={"steps": 1}), dataset_dir, tmp_path / "run")
+    weights.unlink()
+    assert train(recipe, dataset_dir, tmp_path / "run", resume=True).steps == 2
+
+
+def test_a_line_that_a_killed_run_left_half_written_is_dropped(straight, dataset_dir, tmp_path):
+    recipe, result, _ = straight
+    run = tmp_path / "run"
+    train(recipe.model_copy(update={"steps": 4}), dataset_dir, run)
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 6, "lo')
+    train(recipe, dataset_dir, run, resume=True)
+    assert (run / "metrics.jsonl").read_bytes() == (result.run / "metrics.jsonl").read_bytes()
+
+
+def test_without_tensorboard_the_extra_is_named(dataset_dir, tmp_path, tiny_recipe, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"'tensorboard' .*relo\[train\]"):
+        train(tiny_recipe(), dataset_dir, tmp_path / "run")
 
 
 def test_without_lightning_the_extra_is_named(dataset_dir, tmp_path, tiny_recipe, monkeypatch):

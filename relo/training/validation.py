@@ -1,0 +1,84 @@
+"""Whole images through a network in training: quality, and pictures of a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from relo.models import Restoration
+from relo.training import metrics
+from relo.training.data import WholeImages
+from relo.training.distributed import Processes
+from relo.training.sample_images import densest_window, side_by_side, stacked
+
+PICTURED = 4  # images
+
+
+class Validated(NamedTuple):
+    """What a validation gave, the same for every process.
+
+    Attributes
+    ----------
+    quality : dict of str to float
+        psnr, psnr_w and, of the blurred input, psnr_input, psnr_w_input: means over the images [dB]. NaN for psnr_w
+        where nothing is blurred.
+    images : int
+    pictures : (H, W, 3) uint8 array
+        One image a row: blurred, restored, sharp and, if the network gives one, its mask.
+    """
+
+    quality: dict[str, float]
+    images: int
+    pictures: NDArray[np.uint8]
+
+
+class _Row(NamedTuple):
+    position: int
+    quality: dict[str, float]
+    picture: NDArray[np.uint8] | None
+
+
+def validate(
+    restore: Callable[[torch.Tensor], Restoration],
+    images: WholeImages,
+    device: torch.device,
+    processes: Processes,
+) -> Validated:
+    """Restore validation images, shared out among the processes, and measure them under the protocol "reloblur".
+
+    Parameters
+    ----------
+    restore : callable
+        Maps a (1, 3, H, W) float32 tensor on `device` to a `Restoration`.
+    images : WholeImages
+        At least one.
+    device : torch.device
+    processes : Processes
+    """
+    pictured = set(np.linspace(0, len(images) - 1, min(PICTURED, len(images))).round().astype(int).tolist())
+    rows = []
+    for position in range(processes.rank, len(images), processes.size):
+        item = images[position]
+        blur, sharp, mask = (item[name][None].to(device) for name in ("blur", "sharp", "mask"))
+        with torch.no_grad():
+            restored = restore(blur)
+        image = restored.image.float()
+        quality = {
+            "psnr": metrics.psnr(image, sharp),
+            "psnr_input": metrics.psnr(blur, sharp),
+            "psnr_w": metrics.weighted_psnr(image, sharp, mask),
+            "psnr_w_input": metrics.weighted_psnr(blur, sharp, mask),
+        }
+        picture = None
+        if position in pictured:
+            shown = [blur, image, sharp, *restored.masks[-1:]]
+            arrays = [tensor[0].float().permute(1, 2, 0).cpu().numpy() for tensor in shown]
+            picture = side_by_side(arrays, densest_window(item["mask"][0].numpy() > 0))
+        rows.append(_Row(position, {name: float(value) for name, value in quality.items()}, picture))
+    rows = sorted(processes.gathered(rows), key=lambda row: row.position)
+    means = {name: metrics.mean_and_excluded(row.quality[name] for row in rows)[0] for name in rows[0].quality}
+    return Validated(means, len(rows), stacked([row.picture for row in rows if row.picture is not None]))
