@@ -2,35 +2,92 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from relo.cli import common
+from relo.training.protocols import PROTOCOLS
 
-LABELS = {"psnr": "PSNR [dB]", "ssim": "SSIM", "psnr_w": "PSNR_w [dB]", "ssim_w": "SSIM_w"}
+if TYPE_CHECKING:
+    from relo.training import Evaluation
+
+# Label, decimals, and why an image may have no value.
+METRICS = {
+    "psnr": ("PSNR [dB]", 2, ""),
+    "ssim": ("SSIM", 4, ""),
+    "psnr_w": ("PSNR_w [dB]", 2, "without a mask"),
+    "ssim_w": ("SSIM_w", 4, "without a mask"),
+    "psnr_a": ("PSNR_a [dB]", 2, "that cannot be aligned"),
+    "psnr_static": ("static [dB]", 2, "without a static area"),
+    "mask_iou": ("mask IoU", 3, "without a mask"),
+}
+BY_SCENE = ("psnr", "psnr_w", "ssim_w")
+PROTOCOL_HELP = "; ".join(f"{name}: {protocol.summary}" for name, protocol in PROTOCOLS.items())
 
 
-@click.command("evaluate", epilog="Example:  relo evaluate run raw_dir-shards")
+@click.command(
+    "evaluate",
+    epilog="Examples:  relo evaluate run raw_dir-shards   |   relo evaluate LBAG.ckpt reloblur-shards --aligned",
+)
 @click.argument("checkpoint", type=common.folder)
 @click.argument("src", type=common.folder)
 @click.option("--split", default="test", show_default=True, help="Split to score.")
 @click.option(
-    "-o", "--out", type=common.folder, help="Folder for evaluation.csv and .json. [default: beside the checkpoint]"
+    "--protocol",
+    type=click.Choice(list(PROTOCOLS)),
+    default="reloblur",
+    show_default=True,
+    help=f"Whose evaluation to follow. {PROTOCOL_HELP}.",
+)
+@click.option("--aligned", is_flag=True, help="Also PSNR_a, after alignment: seconds of a core for each image.")
+@click.option("--model", metavar="NAME", help="Network, where CHECKPOINT does not tell; FILE.py:NAME for your own.")
+@click.option(
+    "--worst",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How many of the worst images to write as pictures.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=common.folder,
+    help="Folder for evaluation.csv, evaluation.json and worst/. [default: beside the checkpoint]",
 )
 @common.json_option
-def command(checkpoint: Path, src: Path, split: str, out: Path | None, as_json: bool) -> None:
-    """Score CHECKPOINT, a run folder or its model.safetensors, on SRC, a folder of shards.
+def command(
+    checkpoint: Path,
+    src: Path,
+    split: str,
+    protocol: str,
+    aligned: bool,
+    model: str | None,
+    worst: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Score CHECKPOINT, a run folder or weights, on SRC, a folder of shards.
 
-    PSNR, SSIM and both weighted by the blur mask, under the protocol of the ReLoBlur code, for the
-    blurred input and for the restored output.
+    PSNR and SSIM of the blurred input and of the restored output: of whole images, weighted by the blur mask
+    (PSNR_w, SSIM_w) and of the area outside of it (static); and how well a predicted mask overlaps the true one.
     """
     from relo.training import evaluate
 
     with common.progress_bar("evaluating", quiet=as_json) as progress:
-        result = evaluate(checkpoint, src, split=split, progress=progress)
+        result = evaluate(
+            checkpoint,
+            src,
+            split=split,
+            protocol=protocol,
+            aligned=aligned,
+            model=model,
+            worst=worst,
+            progress=progress,
+        )
     out = out or result.checkpoint.parent
     result.write(out)
     content = result.to_json()
@@ -41,18 +98,48 @@ def command(checkpoint: Path, src: Path, split: str, out: Path | None, as_json: 
         out=out,
         next_command=f"relo deblur {shlex.quote(str(checkpoint))} IMAGE... -o restored",
         details=content,
-        lines=[*_table(content), *(f"note: {note}" for note in result.notes)],
+        lines=[*_overall(result), *_by_scene(result, content), *(f"note: {note}" for note in result.notes)],
     )
 
 
-def _table(content: dict[str, Any]) -> list[str]:
-    """Aligned lines: metric, input, output, gain; a number that could not be had is a dash."""
-    lines = [f"{content['model']} on split {content['split']}:", f"{'':12}{'input':>10}{'output':>10}{'gain':>10}"]
-    for metric, label in LABELS.items():
-        before, after = (content["overall"][f"{metric}_{side}"] for side in ("input", "output"))
-        gain = None if before is None or after is None else after - before
-        values = (f"{before:.4f}" if before is not None else "-", f"{after:.4f}" if after is not None else "-")
-        lines.append(f"{label:12}{values[0]:>10}{values[1]:>10}{f'{gain:+.4f}' if gain is not None else '-':>10}")
-        if content["excluded"][metric]:
-            lines[-1] += f"   ({content['excluded'][metric]} images without a mask left out)"
+def _overall(result: Evaluation) -> list[str]:
+    """Aligned lines: metric, input, output, gain."""
+    lines = [
+        f"{result.model} on split {result.split}, protocol {result.protocol}:",
+        f"{'':12}{'input':>10}{'output':>10}{'gain':>10}",
+    ]
+    for metric, (label, decimals, reason) in METRICS.items():
+        if metric not in result.excluded:
+            continue
+        if metric in result.overall:
+            line = f"{label:12}{'':10}{_number(result.overall[metric], decimals):>10}{'':10}"
+        else:
+            before, after = (result.overall[f"{metric}_{side}"] for side in ("input", "output"))
+            numbers = [_number(before, decimals), _number(after, decimals), _number(after - before, decimals, "+")]
+            line = f"{label:12}" + "".join(f"{number:>10}" for number in numbers)
+        if result.excluded[metric]:
+            line += f"   ({result.excluded[metric]} images {reason} left out)"
+        lines.append(line.rstrip())
     return lines
+
+
+def _by_scene(result: Evaluation, content: dict[str, Any]) -> list[str]:
+    """Aligned lines: scene, number of images, input and output of a few metrics; none for a single scene."""
+    if len(result.scenes) < 2:
+        return []
+    width = max(5, *(len(scene) for scene in result.scenes))
+    labels = [METRICS[metric][0] for metric in BY_SCENE]
+    lines = [f"{'scene':{width}}{'images':>8}" + "".join(f"{label:>20}" for label in labels)]
+    for scene, means in result.scenes.items():
+        line = f"{scene:{width}}{content['images_by_scene'][scene]:>8}"
+        for metric in BY_SCENE:
+            decimals = METRICS[metric][1]
+            before, after = (_number(means[f"{metric}_{side}"], decimals) for side in ("input", "output"))
+            line += f"{f'{before} > {after}':>20}"
+        lines.append(line)
+    return lines
+
+
+def _number(value: float, decimals: int, sign: str = "") -> str:
+    """A number that is undefined is a dash."""
+    return "-" if math.isnan(value) else f"{value:{sign}.{decimals}f}"

@@ -1,14 +1,21 @@
 """train, evaluate, deblur and models from the command line, on a dataset of real shards."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from relo.atomic import file_sha256
 from relo.cli.main import main
 from relo.images import read_image, write_image
 from relo.shards import ShardWriter
+from relo.training import load_checkpoint
 
 TINY = ["--set", "model.options={num_res: 1, width: 4}", "--set", "crop=16", "--set", "steps=2"]
 
@@ -54,7 +61,9 @@ def test_train_says_what_comes_next(shards, tmp_path, capsys, monkeypatch):
     assert "trained 2 steps" in out
     assert "validation: PSNR_w" in out
     assert "done 2, skipped 0, quarantined 0, failed 0\noutput: runs/lbag-tiny\n" in out
-    assert f"next:   relo evaluate runs/lbag-tiny {shards}" in out
+    assert "last weights: runs/lbag-tiny/model.safetensors\nbest weights: runs/lbag-tiny/best.safetensors\n" in out
+    assert "curves and pictures: tensorboard --logdir runs/lbag-tiny\n" in out
+    assert f"next:   relo evaluate runs/lbag-tiny/best.safetensors {shards}" in out
     assert (tmp_path / "runs" / "lbag-tiny" / "model.safetensors").is_file()
 
 
@@ -66,7 +75,30 @@ def test_train_json_is_one_object_and_resume_goes_on(run_folder, shards, capsys)
     answer = json.loads(captured.out)
     assert (answer["done"], answer["out"]) == (3, str(run_folder))
     assert answer["validation"].keys() == {"psnr", "psnr_input", "psnr_w", "psnr_w_input"}
+    assert (answer["last"], answer["best"]) == tuple(
+        str(run_folder / name) for name in ("model.safetensors", "best.safetensors")
+    )
+    assert answer["steps_per_second"] is None, "the one step that was left is start-up"
     assert captured.err == ""
+
+
+def test_ctrl_c_in_a_terminal_stops_the_loader_processes_last(shards, tmp_path):
+    """A terminal sends SIGINT to loader processes as well; the step is finished and saved all the same."""
+    out = tmp_path / "run"
+    settings = [*TINY, "--set", "steps=100000", "--set", "workers=1", "--set", "log_every=1", "--set", "batch=1"]
+    words = [sys.executable, "-m", "relo", "train", "lbag-tiny", str(shards), "-o", str(out), *settings]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as program:
+        end = time.monotonic() + 60
+        while not (out / "metrics.jsonl").is_file():
+            assert program.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        os.killpg(program.pid, signal.SIGINT)
+        told = program.communicate(timeout=60)[1]
+    assert program.returncode == 130, told
+    assert "Stopped after a whole step. Add --resume to the command to continue." in told
+    assert "Traceback" not in told
+    steps = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert load_checkpoint(out).training["steps"] == steps
 
 
 def test_the_seed_option_is_the_setting(shards, tmp_path):
@@ -79,31 +111,82 @@ def test_the_seed_option_is_the_setting(shards, tmp_path):
 def test_evaluate_prints_a_table_and_writes_files(run_folder, shards, tmp_path, capsys):
     assert call("evaluate", run_folder, shards, "-o", tmp_path / "out") == 0
     out = capsys.readouterr().out
-    assert "lbag on split test:" in out
-    assert [line.split()[0] for line in out.splitlines()[2:6]] == ["PSNR", "SSIM", "PSNR_w", "SSIM_w"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["evaluation.csv", "evaluation.json"]
+    assert "lbag on split test, protocol reloblur:" in out
+    labels = [line.split()[0] for line in out.splitlines()[2:8]]
+    assert labels == ["PSNR", "SSIM", "PSNR_w", "SSIM_w", "static", "mask"]
+    assert "scene" not in out  # there is only one
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["evaluation.csv", "evaluation.json", "worst"]
+    assert [path.name for path in (tmp_path / "out" / "worst").iterdir()] == ["01_yard_0000.png"]
     assert call("evaluate", run_folder / "model.safetensors", shards, "-o", tmp_path / "out", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["images"] == 1
     assert answer["overall"]["psnr_w_input"] < 12
+    assert (answer["split"], answer["protocol"], answer["mask_versions"]) == ("test", "reloblur", ["1"])
+
+
+def test_evaluate_follows_its_options(run_folder, shards, tmp_path, capsys):
+    options = ["--protocol", "mimo", "--aligned", "--split", "train", "--worst", 1, "--model", "lbag"]
+    assert call("evaluate", run_folder, shards, "-o", tmp_path / "out", *options) == 0
+    out = capsys.readouterr().out
+    assert "lbag on split train, protocol mimo:" in out
+    # Noise cannot be aligned with other noise, or only by chance: the line is there either way.
+    assert "PSNR_a [dB]" in out
+    lines = out.splitlines()
+    heading = next(number for number, line in enumerate(lines) if line.startswith("scene"))
+    assert [line.split()[:2] for line in lines[heading + 1 : heading + 3]] == [["attic", "1"], ["barn", "1"]]
+    assert len(list((tmp_path / "out" / "worst").iterdir())) == 1
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    with_gain = next(line for line in lines if line.startswith("PSNR_w")).split()
+    expected = [content["overall"][f"psnr_w_{side}"] for side in ("input", "output")]
+    assert with_gain[2:4] == [f"{value:.2f}" for value in expected]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--protocol", "gopro"], "'gopro' is not one of"), (["--worst", "-1"], "-1 is not in the range")],
+)
+def test_evaluate_refuses_unknown_options(run_folder, shards, capsys, options, message):
+    assert call("evaluate", run_folder, shards, *options) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_deblur_writes_and_reports_failures(run_folder, tmp_path, capsys):
     write_image(tmp_path / "a.png", noise(3, np.uint16))
-    assert call("deblur", run_folder, tmp_path / "a.png", "-o", tmp_path / "out", "--tile", 64) == 0
+    assert call("deblur", run_folder, tmp_path / "a.png", "-o", tmp_path / "out", "--tile", 128) == 0
     assert "done 1, skipped 0, quarantined 0, failed 0" in capsys.readouterr().out
     assert read_image(tmp_path / "out" / "a.png").dtype == np.uint16
     (tmp_path / "b.png").write_bytes(b"no image")
     assert call("deblur", run_folder, tmp_path / "a.png", tmp_path / "b.png", "-o", tmp_path / "out") == 3
     captured = capsys.readouterr()
-    assert "done 1, skipped 0, quarantined 0, failed 1" in captured.out
+    assert "done 0, skipped 1, quarantined 0, failed 1" in captured.out
     assert f"Error: {tmp_path / 'b.png'}: is no readable PNG, TIFF or JPEG image" in captured.err
 
 
-def test_an_odd_tile_is_one_line(run_folder, tmp_path, capsys):
+def test_an_impossible_tile_is_one_line(run_folder, tmp_path, capsys):
     write_image(tmp_path / "a.png", noise(3))
-    assert call("deblur", run_folder, tmp_path / "a.png", "-o", tmp_path / "out", "--tile", 70) == 2
-    assert "multiple of 4" in capsys.readouterr().err
+    assert call("deblur", run_folder, tmp_path / "a.png", "-o", tmp_path / "out", "--tile", -70) == 2
+    assert "must be positive" in capsys.readouterr().err
+
+
+def test_deblur_json_tells_of_notes_and_masks(run_folder, tmp_path, capsys):
+    rgba = np.dstack([noise(3), noise(4)[..., :1]])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    windows = ("--tile", 128, "--overlap", 64, "--device", "cpu")
+    kinds = ("--mask", "--format", "jpg", "--overwrite", "--json")
+    assert call("deblur", run_folder, tmp_path / "a.png", "-o", tmp_path / "out", *windows, *kinds) == 0
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert answer["written"] == [str(tmp_path / "out" / "a.jpg")]
+    assert answer["notes"] == [[str(tmp_path / "a.png"), "alpha channel dropped"]]
+    assert captured.err == f"Note: {tmp_path / 'a.png'}: alpha channel dropped\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a_mask.png"]
+
+
+def test_deblur_passes_the_network_on(run_folder, tmp_path, capsys):
+    write_image(tmp_path / "a.png", noise(3))
+    assert call("deblur", run_folder, tmp_path / "a.png", "-o", tmp_path / "out", "--model", "lbagg") == 2
+    assert "there is no model 'lbagg'" in capsys.readouterr().err
 
 
 def test_models_lists_parameter_counts(capsys):
@@ -120,6 +203,12 @@ def test_models_lists_parameter_counts(capsys):
         (["train", "lbagg", "SHARDS"], "there is no recipe 'lbagg'"),
         (["train", "lbag-tiny", "missing"], "missing: does not exist"),
         (["train", "lbag-tiny", "SHARDS", "--set", "stepz=3"], "unknown key 'stepz'"),
+        (
+            ["train", "lbag-tiny", "SHARDS"],
+            "patches of 96 px do not fit into its valid 41 x 30 px. Use --set crop=",
+        ),
+        (["train", "lbag-tiny", "SHARDS", *TINY, "--set", "model.weights=no.pkl"], "no.pkl: does not exist"),
+        (["train", "lbag-tiny", "SHARDS", "--set", "device=cpu", "--set", "precision=16-mixed"], "needs a GPU"),
         (["evaluate", "missing", "SHARDS"], "missing: does not exist"),
         (["evaluate", "RUN", "SHARDS", "--split", "val"], "has no split 'val'"),
         (["deblur", "SHARDS", "x.png", "-o", "out"], "model.safetensors: does not exist"),
