@@ -93,6 +93,7 @@ class SimulationConfig(Config):
     )
     blur_px_min: float = Field(15, gt=0, le=400, description="Shortest path during t_long [px at width 2152].")
     blur_px_max: float = Field(70, gt=0, le=400, description="Longest path during t_long [px at width 2152].")
+    steady: bool = Field(False, description="Objects move evenly, straight, and do not turn.")
 
     parallax_px: float = Field(
         0.0, ge=0, le=4, description="Shift of a large soft foreground ellipse in camera B [px]."
