@@ -49,6 +49,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/patches.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/fuzz.py
+	$(BIN)/python benchmarks/aligned_psnr.py
+	$(BIN)/python benchmarks/trainer_overhead.py
+	$(BIN)/python benchmarks/training.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

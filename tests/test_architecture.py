@@ -166,7 +166,7 @@ NAMES = {
     "relo.models": "create_model list_models load_weights",
     "relo.training": "losses metrics train evaluate deblur",
     "relo.training.losses": "l1 ssim msfr shift_invariant",
-    "relo.training.metrics": "psnr ssim weighted_psnr weighted_ssim",
+    "relo.training.metrics": "psnr ssim weighted_psnr weighted_ssim aligned_psnr",
 }
 
 

@@ -16,15 +16,16 @@ _OURS = ("session", "shards", "run", "evaluation", "photo", "deblurred")
 @click.command(epilog="Example:  relo demo")
 @click.argument("out", type=folder, default="relo-demo")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the session.")
-@click.option("--steps", type=click.IntRange(min=1), help="Training steps [default: the recipe's].")
+@click.option("--steps", type=click.IntRange(min=1), default=800, show_default=True, help="Training steps.")
 @overwrite_option
 @json_option
-def command(out: Path, seed: int, steps: int | None, overwrite: bool, as_json: bool) -> None:
+def command(out: Path, seed: int, steps: int, overwrite: bool, as_json: bool) -> None:
     """Simulate, process, train briefly, evaluate, deblur and report in the folder OUT; no downloads.
 
     Each step is one verb of relo, and the line that runs it by hand is printed.
     """
-    from relo.capture.simulator import SimulationConfig, simulate_session
+    from relo.capture.simulator import PRESETS, SimulationConfig, simulate_session
+    from relo.config import load_config
     from relo.images import write_image
     from relo.report import write_report
     from relo.shards import ProcessConfig, open_dataset, process_session
@@ -33,9 +34,9 @@ def command(out: Path, seed: int, steps: int | None, overwrite: bool, as_json: b
     session, shards, run, scores, photo, deblurred = (out / name for name in _OURS)
     _claim(out, overwrite)
 
-    say(f"$ relo simulate {session} --scenes 3 --pairs 6 --size 538x359 --seed {seed}")
+    say(f"$ relo simulate {session} --preset bench --scenes 3 --pairs 6 --seed {seed}")
     with progress_bar("simulating") as progress:
-        config = SimulationConfig(scenes=3, pairs=6, width=538, height=359, seed=seed)
+        config = load_config(SimulationConfig, PRESETS["bench"], given={"scenes": 3, "pairs": 6, "seed": seed})
         simulate_session(session, config, progress=progress)
 
     say(f"$ relo process {session} {shards} --split test=scene_02")
@@ -47,8 +48,10 @@ def command(out: Path, seed: int, steps: int | None, overwrite: bool, as_json: b
     with progress_bar("report") as progress:
         report = write_report(shards, progress=progress)
 
-    # Two training scenes are too few to set one aside.
-    settings = ["val_fraction=0"] + ([f"steps={steps}"] if steps else [])
+    # Two training scenes are too few to set one aside; a shorter run lowers its rate earlier.
+    recipe = load_recipe("lbag-tiny")
+    milestones = sorted({max(1, step * steps // recipe.steps) for step in recipe.milestones})
+    settings = ["val_fraction=0", f"steps={steps}", f"milestones={milestones}".replace(" ", "")]
     say(f"$ relo train lbag-tiny {shards} -o {run}{''.join(f' --set {setting}' for setting in settings)}")
     with progress_bar("training") as progress:
         training = train(load_recipe("lbag-tiny", settings), shards, run, progress=progress)

@@ -63,7 +63,7 @@ def test_train_says_what_comes_next(shards, tmp_path, capsys, monkeypatch):
     assert "done 2, skipped 0, quarantined 0, failed 0\noutput: runs/lbag-tiny\n" in out
     assert "last weights: runs/lbag-tiny/model.safetensors\nbest weights: runs/lbag-tiny/best.safetensors\n" in out
     assert "curves and pictures: tensorboard --logdir runs/lbag-tiny\n" in out
-    assert f"next:   relo evaluate runs/lbag-tiny/best.safetensors {shards}" in out
+    assert f"next:   relo evaluate runs/lbag-tiny {shards}" in out
     assert (tmp_path / "runs" / "lbag-tiny" / "model.safetensors").is_file()
 
 

@@ -93,6 +93,9 @@ class SimulationConfig(Config):
     )
     blur_px_min: float = Field(15, gt=0, le=400, description="Shortest path during t_long [px at width 2152].")
     blur_px_max: float = Field(70, gt=0, le=400, description="Longest path during t_long [px at width 2152].")
+    steepest_deg: float = Field(
+        90, ge=0, le=90, description="Largest slope of an object's way against the horizontal [degrees]."
+    )
     steady: bool = Field(False, description="Objects move evenly, straight, and do not turn.")
 
     parallax_px: float = Field(

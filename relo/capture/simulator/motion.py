@@ -123,7 +123,7 @@ def draw_objects(
         length = rng.uniform(*blur_range_px(config))
         area = _object_area(float(part) * height * width, length, min(height, width))
         sprite = draw_sprite(rng, area, cap, lights=config.highlights)
-        motion = _draw_motion(rng, length, sprite.radius, steady=config.steady)
+        motion = _draw_motion(rng, length, sprite.radius, config)
         # The middle of the way is placed, not its start, or fast objects would gather at one side.
         offset = motion.position(0.5)
         reach = 0.9 * sprite.radius + length / 2
@@ -146,14 +146,21 @@ def _object_area(covered: float, length: float, side: int) -> float:
     return float(np.clip(root**2, 80.0, math.pi * (0.27 * side) ** 2))
 
 
-def _draw_motion(rng: np.random.Generator, length: float, radius: float, *, steady: bool) -> Motion:
-    direction = rng.uniform(0, 2 * math.pi)
+def _draw_motion(rng: np.random.Generator, length: float, radius: float, config: SimulationConfig) -> Motion:
+    direction = _direction(rng, config.steepest_deg)
     # Speeds at the ends differ by up to a factor of 2. Drawn in any case: all else stays as it is.
-    change = 0.0 if steady else 1.0
+    change = 0.0 if config.steady else 1.0
     acceleration = change * rng.uniform(-0.33, 0.33)
     curvature = change * rng.uniform(-0.2, 0.2)
     spin = change * rng.uniform(-0.35, 0.35) * length / radius
     return Motion((0.0, 0.0), direction, length, acceleration, curvature, rng.uniform(-0.4, 0.4), spin)
+
+
+def _direction(rng: np.random.Generator, steepest_deg: float) -> float:
+    """Direction of travel [rad], any with a slope of at most `steepest_deg` against the horizontal."""
+    turn = rng.uniform(0, 2 * math.pi)
+    slope = math.asin(math.sin(turn)) * steepest_deg / 90
+    return slope if math.cos(turn) >= 0 else math.pi - slope
 
 
 def _place(
