@@ -203,3 +203,12 @@ def to_bytes(image: np.ndarray) -> np.ndarray:
         # 65535 = 255 * 257, so this is an exact scaling with rounding.
         return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool: pixels of `mask` (H, W) above 0 that touch its background; the frame's border is no edge."""
+    import cv2
+
+    inside = (mask > 0).astype(np.uint8)
+    eroded = cv2.erode(inside, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=(1, 1, 1, 1))
+    return (inside > 0) & (np.asarray(eroded) == 0)

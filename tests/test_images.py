@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from relo.images import ImageError, encode_image, read_image, write_image
+from relo.images import ImageError, encode_image, outline, read_image, write_image
 
 
 def noise(dtype, shape=(13, 17, 3)):
@@ -140,3 +140,11 @@ def test_encoded_jpeg_keeps_fine_colours():
     for wrong in (noise(np.uint16), noise(np.uint8, (4, 4))):
         with pytest.raises(ValueError, match="expected"):
             encode_image(".jpg", wrong)
+
+
+def test_outline_is_the_inner_edge_and_not_the_frame():
+    mask = np.zeros((6, 6), np.uint8)
+    mask[2:, 2:] = 255
+    edge = outline(mask)
+    assert edge[2, 2:].all() and edge[2:, 2].all()
+    assert not edge[3:, 3:].any()

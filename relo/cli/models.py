@@ -14,13 +14,15 @@ def command(as_json: bool) -> None:
     from relo.models import list_models, model_info
 
     infos = [model_info(name) for name in list_models()]
-    lines = [f"{'name':<16}{'parameters':>12}{'PSNR':>8}{'SSIM':>8}{'PSNR_w':>8}{'SSIM_w':>8}  source"]
+    columns = (("psnr", 2), ("ssim", 4), ("psnr_w", 2), ("ssim_w", 4), ("psnr_a", 2))
+    lines = [f"{'name':<16}{'parameters':>12}{'PSNR':>8}{'SSIM':>8}{'PSNR_w':>8}{'SSIM_w':>8}{'PSNR_a':>8}  source"]
     for info in infos:
         numbers = "".join(
             f"{info.published[key]:>8.{digits}f}" if key in info.published else f"{'-':>8}"
-            for key, digits in (("psnr", 2), ("ssim", 4), ("psnr_w", 2), ("ssim_w", 4))
+            for key, digits in columns
         )
         lines.append(f"{info.name:<16}{info.parameters:>12,}{numbers}  {info.source}")
+    lines.append("Scores: Li et al. 2023, table 1; mimo_unet_plus: the M2AENet paper, table 1, with newer masks.")
     common.finish(
         as_json=as_json,
         done=len(infos),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from relo.errors import ReloError
-from relo.images import to_bytes
+from relo.images import outline, to_bytes
 
 MASK_COLOUR = (230, 30, 120)
 OUTLINE_COLOUR = (0, 229, 255)
@@ -53,13 +53,6 @@ def thumbnail(image: np.ndarray, width: int, height: int) -> np.ndarray:
         even = image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2]
         image = np.asarray(cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
     return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA))
-
-
-def outline(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool: pixels of `mask` (H, W) that touch its background; the frame's border is no edge."""
-    inside = (mask > 0).astype(np.uint8)
-    eroded = cv2.erode(inside, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=(1, 1, 1, 1))
-    return (inside > 0) & (np.asarray(eroded) == 0)
 
 
 def mask_overlay(

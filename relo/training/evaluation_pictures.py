@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relo.images import write_image
+from relo.images import outline, write_image
 from relo.training.sample_images import densest_window, side_by_side
 
 SIDE = 512  # largest side of what is shown of an image [px], at full resolution
@@ -83,12 +82,6 @@ def draw_comparison(blur: Tensor, restored: Tensor, sharp: Tensor, mask: Tensor)
     images[0] = images[0].copy()
     images[0][outline(inside)] = OUTLINE_COLOUR
     return side_by_side(images, window)
-
-
-def outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(H, W) bool: pixels of a mask that touch its background; the frame's border is no edge."""
-    eroded = cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8))
-    return inside & (np.asarray(eroded) == 0)
 
 
 def write_pictures(folder: Path, pictures: Sequence[Picture]) -> list[Path]:

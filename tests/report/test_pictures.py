@@ -36,14 +36,6 @@ def test_thumbnail_averages_areas():
     assert pictures.thumbnail(image, 1, 1).tolist() == [[100]]
 
 
-def test_outline_is_the_inner_edge_and_not_the_frame():
-    mask = np.zeros((6, 6), np.uint8)
-    mask[2:, 2:] = 255
-    edge = pictures.outline(mask)
-    assert edge[2, 2:].all() and edge[2:, 2].all()
-    assert not edge[3:, 3:].any()
-
-
 def test_overlay_tints_the_mask_and_darkens_the_invalid_only():
     image = np.full((40, 40, 3), 100, np.uint8)
     mask = np.zeros((40, 40), np.uint8)
