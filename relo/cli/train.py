@@ -46,7 +46,7 @@ def command(
     torchrun --nproc-per-node 2 -m relo train lbag SRC
     """
     from relo.training import load_recipe, train
-    from relo.training.distributed import Processes
+    from relo.training.run.distributed import Processes
 
     first = Processes.of_torchrun().is_first
     settings = load_recipe(recipe, [*overrides, *([] if seed is None else [f"seed={seed}"])])

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from relo.training import losses, metrics
     from relo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from relo.training.evaluation import Evaluation, evaluate
-    from relo.training.inference import DeblurResult, deblur, deblur_files
+    from relo.training.inference.deblurring import DeblurResult, deblur, deblur_files
+    from relo.training.inference.whole_image import restore
     from relo.training.trainer import TrainingResult, train
-    from relo.training.whole_image import restore
 
 __all__ = [
     "Checkpoint",
@@ -43,12 +43,12 @@ _HOMES = {
     "save_checkpoint": "checkpoint",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
-    "DeblurResult": "inference",
-    "deblur": "inference",
-    "deblur_files": "inference",
+    "DeblurResult": "inference.deblurring",
+    "deblur": "inference.deblurring",
+    "deblur_files": "inference.deblurring",
     "TrainingResult": "trainer",
     "train": "trainer",
-    "restore": "whole_image",
+    "restore": "inference.whole_image",
 }
 
 

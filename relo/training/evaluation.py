@@ -27,10 +27,10 @@ from relo.training import metrics
 from relo.training.checkpoint import Checkpoint, load_checkpoint
 from relo.training.data import WholeImages
 from relo.training.evaluation_pictures import Picture, Worst, draw_comparison, write_pictures
-from relo.training.memory_estimate import choose_tile, memory_at_hand
+from relo.training.inference.memory_estimate import choose_tile, memory_at_hand
+from relo.training.inference.whole_image import restore
 from relo.training.protocols import PROTOCOLS
 from relo.training.structure import WINDOW
-from relo.training.whole_image import restore
 
 SIDES = ("input", "output")
 CSV_NAME, JSON_NAME, PICTURES = "evaluation.csv", "evaluation.json", "worst"

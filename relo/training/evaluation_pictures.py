@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relo.images import outline, write_image
-from relo.training.sample_images import densest_window, side_by_side
+from relo.training.run.sample_images import densest_window, side_by_side
 
 SIDE = 512  # largest side of what is shown of an image [px], at full resolution
 OUTLINE_COLOUR = (1.0, 0.8, 0.0)

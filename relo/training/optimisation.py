@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from relo.models import Restoration
-from relo.training.channels_last import guard_group_norms
 from relo.training.data import to_float
-from relo.training.distributed import Processes
-from relo.training.loss_log import LossLog
 from relo.training.losses import total_loss
 from relo.training.recipe import Recipe
+from relo.training.run.channels_last import guard_group_norms
+from relo.training.run.distributed import Processes
+from relo.training.run.loss_log import LossLog
 
 
 class RestorationTraining(LightningModule):

@@ -37,9 +37,9 @@ from relo.shards.reader import read_index
 from relo.shards.schema import DATASET_FILE
 from relo.training.checkpoint import BEST_NAME, FILE_NAME
 from relo.training.data import EndlessBatches, Groups, Item, Patches, WholeImages, hold_out_scenes
-from relo.training.distributed import Processes
 from relo.training.recipe import Recipe, recipe_yaml
-from relo.training.run_files import LAST, RECIPE, RUN, claim, resume_step, weights_file
+from relo.training.run.distributed import Processes
+from relo.training.run.files import LAST, RECIPE, RUN, claim, resume_step, weights_file
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def _train(
     processes: Processes,
     device: str,
 ) -> TrainingResult:
-    from relo.training.loss_log import LossLog
     from relo.training.optimisation import RestorationTraining, lightning_trainer
-    from relo.training.run_folder import RunFolder
+    from relo.training.run.folder import RunFolder
+    from relo.training.run.loss_log import LossLog
 
     dataset = _training_split(src)
     part, held_out = hold_out_scenes(dataset, recipe.val_fraction, recipe.seed)

@@ -18,6 +18,7 @@ TINY = (
     "log_every=2",
     "checkpoint_every=1000",
     "val_images=2",
+    "workers=0",
 )
 
 

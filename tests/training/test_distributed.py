@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from relo.errors import ConfigError
 from relo.training import load_checkpoint, load_recipe, train
-from relo.training.distributed import Processes
+from relo.training.run.distributed import Processes
 
 from .conftest import TINY
 

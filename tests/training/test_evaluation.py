@@ -15,7 +15,7 @@ from relo.models import create_model
 from relo.shards import open_dataset
 from relo.training import evaluate, evaluation, metrics, save_checkpoint
 from relo.training.data import to_tensor
-from relo.training.whole_image import restore as whole
+from relo.training.inference.whole_image import restore as whole
 
 from .conftest import draw_pair, write_dataset
 

@@ -51,7 +51,7 @@ def test_running_settings_do_not_change_the_result():
         "bapc_form=published",
         "precision=bf16-mixed",
         "compile=true",
-        "channels_last=true",
+        "channels_last=false",
     ],
 )
 def test_what_changes_the_result_is_told(setting):

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from relo.errors import TrainingError
 from relo.resources import available_memory
-from relo.training.tiling import ALIGNMENT, SMALLEST
+from relo.training.inference.tiling import ALIGNMENT, SMALLEST
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from relo.training.channels_last import guard_group_norms
+from relo.training.run.channels_last import guard_group_norms
 
 PROGRAM = """
 import torch
 from torch import nn
-from relo.training.channels_last import guard_group_norms
+from relo.training.run.channels_last import guard_group_norms
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 3, 3)).to(memory_format=torch.channels_last)

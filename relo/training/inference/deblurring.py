@@ -18,8 +18,15 @@ from relo.images import WRITABLE, ImageError
 from relo.models import Restoration
 from relo.training.checkpoint import load_checkpoint
 from relo.training.data import to_tensor
-from relo.training.photographs import PHOTOGRAPHS, RAW, Photograph, read_photograph, write_mask, write_photograph
-from relo.training.whole_image import check_options, restore
+from relo.training.inference.photographs import (
+    PHOTOGRAPHS,
+    RAW,
+    Photograph,
+    read_photograph,
+    write_mask,
+    write_photograph,
+)
+from relo.training.inference.whole_image import check_options, restore
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +74,7 @@ def deblur(
     image : (H, W, 3) uint8, uint16 or floating-point array
         RGB; floats in [0, 1].
     tile, overlap : int, optional
-        See `relo.training.whole_image.restore`: by default as large as the memory at hand allows.
+        See `relo.training.inference.whole_image.restore`: by default as large as the memory at hand allows.
     device : str, optional
         "cpu", "cuda", …; the GPU if there is one.
 

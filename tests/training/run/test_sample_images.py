@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relo.training.sample_images import densest_window, side_by_side, stacked
+from relo.training.run.sample_images import densest_window, side_by_side, stacked
 from relo.training.sampling import Box
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from relo.errors import TrainingError
-from relo.training.distributed import Processes
-from relo.training.loss_log import LossLog
-from relo.training.step_clock import StepClock
+from relo.training.run.distributed import Processes
+from relo.training.run.loss_log import LossLog
+from relo.training.run.step_clock import StepClock
 
 
 def add(log, step, *values):

@@ -11,7 +11,7 @@ from torch import nn
 
 from relo.errors import TrainingError
 from relo.models import Restoration, create_model
-from relo.training.memory_estimate import SHARE, WORKSPACE, choose_tile, memory_at_hand, peak_bytes
+from relo.training.inference.memory_estimate import SHARE, WORKSPACE, choose_tile, memory_at_hand, peak_bytes
 
 
 class Wrapped(nn.Module):
@@ -114,7 +114,7 @@ REAL = """
 import torch
 from pathlib import Path
 from relo.models import create_model
-from relo.training.memory_estimate import peak_bytes
+from relo.training.inference.memory_estimate import peak_bytes
 
 def memory(key):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relo.errors import ConfigError
-from relo.training.tiling import ALIGNMENT, SMALLEST, aligned_tile, windows
+from relo.training.inference.tiling import ALIGNMENT, SMALLEST, aligned_tile, windows
 
 
 @st.composite

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from relo.models import Restoration
 from relo.training import metrics
 from relo.training.data import WholeImages
-from relo.training.distributed import Processes
-from relo.training.sample_images import densest_window, side_by_side, stacked
+from relo.training.run.distributed import Processes
+from relo.training.run.sample_images import densest_window, side_by_side, stacked
 
 PICTURED = 4  # images
 

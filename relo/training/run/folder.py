@@ -25,13 +25,13 @@ from relo.errors import TrainingError
 from relo.images import write_image
 from relo.training.checkpoint import BEST_NAME, FILE_NAME, save_checkpoint
 from relo.training.data import WholeImages
-from relo.training.distributed import Processes
-from relo.training.loss_log import LossLog
 from relo.training.optimisation import RestorationTraining
 from relo.training.recipe import Recipe
-from relo.training.run_files import LAST, METRICS, SAMPLES, TENSORBOARD
-from relo.training.step_clock import StepClock
-from relo.training.validation import Validated, validate
+from relo.training.run.distributed import Processes
+from relo.training.run.files import LAST, METRICS, SAMPLES, TENSORBOARD
+from relo.training.run.loss_log import LossLog
+from relo.training.run.step_clock import StepClock
+from relo.training.run.validation import Validated, validate
 
 
 class RunFolder(Callback):

@@ -6,9 +6,9 @@ from torch import nn
 
 from relo.errors import ConfigError, TrainingError
 from relo.models import Restoration, create_model
-from relo.training import whole_image
-from relo.training.memory_estimate import SHARE, WORKSPACE, peak_bytes
-from relo.training.whole_image import OVERLAP, restore
+from relo.training.inference import whole_image
+from relo.training.inference.memory_estimate import SHARE, WORKSPACE, peak_bytes
+from relo.training.inference.whole_image import OVERLAP, restore
 
 
 class LocalMean(nn.Module):

@@ -12,7 +12,7 @@ from relo.errors import CaptureError
 from relo.images import ImageError, read_image
 from relo.metadata import Metadata
 from relo.postprocess import demosaic_menon, develop
-from relo.training.photographs import read_photograph, write_mask, write_photograph
+from relo.training.inference.photographs import read_photograph, write_mask, write_photograph
 
 MATRIX = np.array([[1.6, -0.5, -0.1], [-0.2, 1.5, -0.3], [0.0, -0.6, 1.6]])
 

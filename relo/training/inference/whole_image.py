@@ -10,8 +10,8 @@ import torch
 
 from relo.errors import ConfigError, TrainingError
 from relo.models import Restoration
-from relo.training.memory_estimate import choose_tile, device_of, memory_at_hand
-from relo.training.tiling import aligned_tile, windows
+from relo.training.inference.memory_estimate import choose_tile, device_of, memory_at_hand
+from relo.training.inference.tiling import aligned_tile, windows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

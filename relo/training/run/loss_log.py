@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from relo.errors import TrainingError
-from relo.training.distributed import Processes
+from relo.training.run.distributed import Processes
 
 
 class LossLog:
