@@ -107,7 +107,9 @@ def main() -> None:
 def bare_loop(recipe: Recipe, batches: list[Any]) -> float:
     """Steps a second without any of relo's trainer."""
     torch.manual_seed(recipe.seed)
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = create_model(recipe.model.name, **recipe.model.options).to(recipe.device)
+    model = model.to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
     begun = 0.0
@@ -116,7 +118,8 @@ def bare_loop(recipe: Recipe, batches: list[Any]) -> float:
             begun = now(recipe)
         images = to_float({name: on_device(value, recipe) for name, value in batch.items()})  # type: ignore[arg-type]
         optimizer.zero_grad()
-        loss = total_loss(model(images["blur"]), images["sharp"], images["mask"], recipe.loss)["total"]
+        restored = model(images["blur"].contiguous(memory_format=layout))
+        loss = total_loss(restored, images["sharp"], images["mask"], recipe.loss)["total"]
         loss.backward()
         optimizer.step()
         scheduler.step()
