@@ -48,7 +48,9 @@ def test_the_run_folder_tells_everything(straight, dataset_dir):
     assert load_recipe(run / "recipe.yaml") == recipe
     logged = [line for line in lines(run) if "loss" in line]
     assert [line["step"] for line in logged] == [2, 4, 6, 8]
-    assert [line["lr"] for line in logged] == pytest.approx(recipe.lr * np.array([1, 1, recipe.gamma, recipe.gamma]))
+    assert [line["lr"] for line in logged] == pytest.approx(
+        recipe.lr * np.array([1, 1, recipe.gamma, recipe.gamma])
+    )
     assert {"l1", "msfr", "mask"} <= logged[0].keys()
     validated = [line for line in lines(run) if "validation" in line]
     assert [line["step"] for line in validated] == [4, 8]
