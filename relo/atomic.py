@@ -57,6 +57,19 @@ def writing_to(folder: Path, advice: str) -> Iterator[None]:
         raise ReloError(f"cannot be written ({error.strerror or error})", file=folder, advice=advice) from error
 
 
+def require_writable(folder: Path, advice: str) -> None:
+    """Refuse a folder that cannot be made or written to, without making it.
+
+    Raises
+    ------
+    ReloError
+        A file is in the way, or there is no permission.
+    """
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ReloError("cannot be written to", file=folder, advice=advice)
+
+
 def require_space(folder: Path, size: int) -> None:
     """Raise the error of a full disk where fewer than `size` bytes are free.
 

@@ -122,10 +122,12 @@ def describe_validation_error(kind: type[BaseModel], error: ValidationError) -> 
     parts = []
     problems = error.errors()
     for problem in problems[:3]:
-        where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        where = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = ", ".join(_fields_at(kind, problem["loc"][:-1]))
             parts.append(f"unknown key '{where}'" + (f" (known here: {known})" if known else ""))
+        elif not problem["loc"]:  # a rule about several settings: the input is all of them
+            parts.append(problem["msg"].removeprefix("Value error, "))
         else:
             parts.append(f"'{where}': {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})")
     if len(problems) > 3:

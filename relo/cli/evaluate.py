@@ -45,6 +45,7 @@ PROTOCOL_HELP = "; ".join(f"{name}: {protocol.summary}" for name, protocol in PR
 )
 @click.option("--aligned", is_flag=True, help="Also PSNR_a, after alignment: seconds of a core for each image.")
 @click.option("--model", metavar="NAME", help="Network, where CHECKPOINT does not tell; FILE.py:NAME for your own.")
+@click.option("--device", help="cpu, cuda, cuda:1, …; the GPU if there is one.")
 @click.option(
     "--worst",
     type=click.IntRange(min=0),
@@ -56,7 +57,7 @@ PROTOCOL_HELP = "; ".join(f"{name}: {protocol.summary}" for name, protocol in PR
     "-o",
     "--out",
     type=common.folder,
-    help="Folder for evaluation.csv, evaluation.json and worst/. [default: beside the checkpoint]",
+    help="Folder for evaluation.csv, evaluation.json and worst/, replacing older ones. [default: the checkpoint's]",
 )
 @common.json_option
 def command(
@@ -66,6 +67,7 @@ def command(
     protocol: str,
     aligned: bool,
     model: str | None,
+    device: str | None,
     worst: int,
     out: Path | None,
     as_json: bool,
@@ -75,8 +77,12 @@ def command(
     PSNR and SSIM of the blurred input and of the restored output: of whole images, weighted by the blur mask
     (PSNR_w, SSIM_w) and of the area outside of it (static); and how well a predicted mask overlaps the true one.
     """
+    from relo.atomic import require_writable
     from relo.training import evaluate
+    from relo.training.checkpoint import find_weights
 
+    out = out or find_weights(checkpoint).parent
+    require_writable(out, "Choose another folder with -o.")  # before hours of work, not after
     with common.progress_bar("evaluating", quiet=as_json) as progress:
         result = evaluate(
             checkpoint,
@@ -86,9 +92,9 @@ def command(
             aligned=aligned,
             model=model,
             worst=worst,
+            device=device,
             progress=progress,
         )
-    out = out or result.checkpoint.parent
     result.write(out)
     content = result.to_json()
     content.pop("rows")

@@ -148,8 +148,9 @@ def create_model(name: str, **config: Any) -> nn.Module:
         raise ConfigError(f"model {name} has no option '{unknown[0]}'", advice=f"Known: {', '.join(known)}.")
     try:
         return build(**config)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"model {name}: {error}") from error
+    # torch raises RuntimeError for a network that memory or integers cannot hold, with a trace of C++ below.
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"model {name}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:

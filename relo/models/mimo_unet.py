@@ -26,6 +26,10 @@ STRIDE = 4  # sides must be multiples of it inside the network
 SCALES = (4, 2, 1)  # coarse to fine
 
 
+# A damaged number of blocks is refused instead of being built for hours; 20 are published.
+MOST_BLOCKS = 256
+
+
 class ShallowModule(nn.Module):
     """SCM: features of a downsampled input image (N, 3, H, W) -> (N, C, H, W)."""
 
@@ -75,7 +79,7 @@ class MIMOUNet(nn.Module):
     Parameters
     ----------
     num_res : int
-        Residual blocks per stage: 8 published as MIMO-UNet, 20 as MIMO-UNet+.
+        Residual blocks per stage, at most 256: 8 published as MIMO-UNet, 20 as MIMO-UNet+.
     width : int
         Channels at full resolution, even; 32 is published.
     dropout : float
@@ -86,9 +90,10 @@ class MIMOUNet(nn.Module):
 
     def __init__(self, num_res: int = 8, width: int = 32, dropout: float = 0.0, head_channels: int = 3) -> None:
         super().__init__()
-        if num_res < 1 or width < 2 or width % 2 or not 0.0 <= dropout < 1.0:
+        if not 1 <= num_res <= MOST_BLOCKS or width < 2 or width % 2 or not 0.0 <= dropout < 1.0:
             raise ValueError(
-                f"need num_res >= 1, an even width >= 2 and dropout in [0, 1), got {num_res}, {width}, {dropout}"
+                f"need num_res in [1, {MOST_BLOCKS}], an even width >= 2 and dropout in [0, 1), "
+                f"got {num_res}, {width}, {dropout}"
             )
         c1, c2, c4 = width, 2 * width, 4 * width
         self.Encoder = nn.ModuleList([ResBlocks(c, num_res) for c in (c1, c2, c4)])

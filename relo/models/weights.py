@@ -7,6 +7,7 @@ and refuses everything else.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from relo.models.lbag import HEAD_NAMES, LBAG
 # Published wrappings: {"model": sd}, {"state_dict": {"model": sd}}, {"params": sd}; where a file holds both the
 # moving average and the last weights, the published scores are those of the average.
 WRAPPERS = ("state_dict", "model", "params_ema", "params")
-# Left by data-parallel training, and by the trainer that writes last.ckpt.
-PREFIXES = ("module.", "model.")
+# Left by data-parallel training, and by the trainer that writes last.ckpt. Where that holds averaged weights beside
+# the last ones, the average is what is validated and saved.
+PREFIXES = ("module.", "average.", "model.")
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:
@@ -44,12 +46,14 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     Raises
     ------
     TrainingError
-        The file cannot be read safely, its names or shapes differ (the first differing names are given), or
-        it holds NaN or infinite weights.
+        The file cannot be read safely, its names or shapes differ (the first differing names are given), it
+        holds NaN or infinite weights, or tensors that are sparse, quantised, complex or on the meta device.
     """
     path = None if isinstance(source, Mapping) else Path(source)
     state = unwrap(source) if isinstance(source, Mapping) else read_state_dict(Path(source))
     expected = model.state_dict()
+    if not state.keys() & expected.keys():  # a network may itself have names that begin so
+        state = without_prefix(state)
     kept: tuple[str, ...] = ()
     if isinstance(model, LBAG) and _has_three_channel_heads(state):
         kept = HEAD_NAMES
@@ -61,6 +65,13 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
             f"weights do not fit this network: {problem}",
             file=path,
             advice="Choose the model and options they were trained with.",
+        )
+    unusual = next((name for name, tensor in state.items() if not _is_plain(tensor)), None)
+    if unusual:
+        raise TrainingError(
+            f"{unusual} is sparse, quantised, complex or without values",
+            file=path,
+            advice="Save its state dict as plain real tensors.",
         )
     broken = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
     if broken:
@@ -88,6 +99,7 @@ def recognise(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]] | None:
         blocks a stage and fewer are taken for MIMO-UNet. What weights do not tell, such as the clamp of a gate,
         keeps its default.
     """
+    state = without_prefix(state)
     first, last = state.get("Encoder.0.layers.0.main.0.main.0.weight"), state.get("feat_extract.5.main.0.weight")
     if first is None or last is None or first.ndim != 4 or last.ndim != 4 or last.shape[0] not in (3, 4):
         return None
@@ -114,7 +126,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # torch tells of old ways of writing, which it reads all the same
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True)
     # A damaged pickle can fail in any way its bytes happen to spell; nothing of it is executed.
     except Exception as error:
         raise TrainingError(
@@ -131,14 +145,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Take the published wrappings and prefixes off a state dict.
+    """Take the published wrappings off a state dict.
 
     Raises
     ------
     TrainingError
         What is inside is not a mapping of names to tensors.
     """
+    opened = 0
     while not any(isinstance(value, Tensor) for value in content.values()):
+        # A pickle can make a mapping hold itself: no published file has more than two wrappings.
+        if opened == len(WRAPPERS):
+            raise TrainingError("no state dict inside, only wrappings")
+        opened += 1
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             keys = ", ".join(map(str, list(content)[:5])) or "none"
@@ -148,10 +167,15 @@ def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
     strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
         raise TrainingError(f"'{strangers[0]}' is not a tensor")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
+
+
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off what data-parallel training or relo's trainer has put before every name; the first prefix wins."""
+    for prefix in PREFIXES:
+        if any(name.startswith(prefix) for name in state) and all(name.startswith(PREFIXES) for name in state):
+            return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return dict(state)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -159,6 +183,15 @@ def is_safetensors(path: Path) -> bool:
     with path.open("rb") as stream:
         head = stream.read(9)
     return path.suffix == ".safetensors" or head[8:9] == b"{"
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        tensor.layout is torch.strided
+        and not tensor.is_meta
+        and not tensor.is_quantized
+        and not tensor.is_complex()
+    )
 
 
 def _has_three_channel_heads(state: Mapping[str, Tensor]) -> bool:

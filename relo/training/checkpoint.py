@@ -114,7 +114,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -
                 file=file,
                 advice="Say where it is now: --model FILE.py:NAME.",
             )
-        network = create_model(model or name, **options)
+        network = _build(model or name, options, file)
     except (KeyError, TypeError, ConfigError) as error:
         if model is not None and isinstance(error, ConfigError):
             raise
@@ -151,12 +151,18 @@ def _published(file: Path, model: str | None) -> Checkpoint:
             )
         name, options = found
     else:
-        name, options = model, found[1] if found and found[0] == model else {}
-    network = create_model(name, **options)
+        # Relatives share their options; a network of the user's own has its defaults.
+        name, options = model, found[1] if found and not is_own(model) else {}
+    try:
+        network = _build(name, options, file)
+    except ConfigError as error:
+        if model is not None:
+            raise
+        raise TrainingError(f"does not describe a model that this relo knows ({error})", file=file) from error
     try:
         left = load_weights(network, state)
     except TrainingError as error:
-        raise TrainingError(error.reason, file=file, advice="Choose the model it was trained as.") from error
+        raise TrainingError(error.reason, file=file, advice=error.advice) from error
     if left:
         raise TrainingError(
             f"holds no trained {name}: {len(left)} tensors would stay untrained",
@@ -164,6 +170,23 @@ def _published(file: Path, model: str | None) -> Checkpoint:
             advice="Leave --model away, or train from these weights with --set model.weights=FILE.",
         )
     return Checkpoint(file, name, options, {}, network.eval())
+
+
+def _build(name: str, options: dict[str, Any], file: Path) -> nn.Module:
+    """Create the network, unless `file` is too small to hold it: its header can ask for any size."""
+    if not is_own(name):
+        import torch
+
+        with torch.device("meta"):
+            parameters = sum(tensor.numel() for tensor in create_model(name, **options).state_dict().values())
+        size = file.stat().st_size
+        if parameters > size:  # a parameter takes one byte or more
+            raise TrainingError(
+                f"weights do not fit this network: {size} bytes for {parameters} parameters",
+                file=file,
+                advice="Choose the model it was trained as, or copy it again.",
+            )
+    return create_model(name, **options)
 
 
 def _read_header(file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relo.atomic import write_text, writing_to
 from relo.errors import ConfigError, TrainingError
@@ -24,11 +24,11 @@ from relo.progress import Progress
 from relo.resources import usable_cores
 from relo.shards import Dataset, open_dataset
 from relo.training import metrics
-from relo.training.checkpoint import Checkpoint, load_checkpoint
+from relo.training.checkpoint import load_checkpoint
 from relo.training.data import WholeImages
 from relo.training.evaluation_pictures import Picture, Worst, draw_comparison, write_pictures
-from relo.training.inference.memory_estimate import choose_tile, memory_at_hand
-from relo.training.inference.whole_image import restore
+from relo.training.inference.memory_estimate import choose_tile, device_of, memory_at_hand
+from relo.training.inference.whole_image import on_device, restore
 from relo.training.protocols import PROTOCOLS
 from relo.training.structure import WINDOW
 
@@ -184,7 +184,7 @@ def evaluate(
     ShardError
         The dataset cannot be read or has no split of that name.
     ConfigError
-        There is no such protocol, or `worst` is negative.
+        There is no such protocol or device, or `worst` is negative.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"there is no protocol '{protocol}'", advice=f"Known: {', '.join(PROTOCOLS)}.")
@@ -196,10 +196,10 @@ def evaluate(
     versions = tuple(sorted({str(shard.attrs.get("mask_version", "unknown")) for shard in dataset.shards}))
     if len(versions) > 1:
         notes.append(f"the masks are of different versions ({', '.join(versions)}): look at the scenes one by one")
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = on_device(loaded.model, device)
     rows: list[Row] = []
     pictures = Worst(worst)
-    for row in _rows(loaded, target, dataset, images, protocol, aligned, pictures, notes):
+    for row in _rows(loaded.path, network, dataset, images, protocol, aligned, pictures, notes):
         rows.append(row)
         if progress:
             progress(len(rows), len(images), f"{row['scene']}/{row['id']}")
@@ -246,8 +246,8 @@ def _whole_images(dataset: Dataset, src: str | Path, notes: list[str]) -> WholeI
 
 
 def _rows(
-    checkpoint: Checkpoint,
-    device: torch.device,
+    checkpoint: Path,
+    network: nn.Module,
     dataset: Dataset,
     images: WholeImages,
     protocol: str,
@@ -256,7 +256,7 @@ def _rows(
     notes: list[str],
 ) -> Iterator[Row]:
     """Rows in the order of the images, a few at most in the making: alignments run beside the network."""
-    network, cores = checkpoint.model.to(device), usable_cores()
+    device, cores = device_of(network), usable_cores()
     running: deque[tuple[Row, Future[Tensor]]] = deque()
     in_windows = 0
     with one_opencv_thread(), ThreadPoolExecutor(cores) as pool:
@@ -268,7 +268,7 @@ def _rows(
             in_windows += tile > 0
             output = restored.image.float()
             if not torch.isfinite(output).all():
-                raise TrainingError(f"gives values that are not finite for {item['name']}", file=checkpoint.path)
+                raise TrainingError(f"gives values that are not finite for {item['name']}", file=checkpoint)
             row: Row = {"scene": sample.scene, "id": sample.id} | _measure(blur, output, sharp, mask, protocol)
             if restored.masks:
                 row["mask_iou"] = metrics.mask_iou(restored.masks[-1], mask).item()

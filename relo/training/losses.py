@@ -33,9 +33,10 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
 def msfr(pred: Tensor, target: Tensor) -> Tensor:
     """Frequency reconstruction loss as in LBAG's code: (N,).
 
-    Mean modulus of the difference of the one-sided, un-normalised 2-D Fourier transforms.
+    Mean modulus of the difference of the one-sided, un-normalised 2-D Fourier transforms, in at least single
+    precision.
     """
-    difference = torch.fft.rfft2(pred.float() - target.float())
+    difference = torch.fft.rfft2(_at_least_single(pred) - _at_least_single(target))
     return difference.abs().mean(dim=(1, 2, 3))
 
 
@@ -45,7 +46,7 @@ def msfr_real_imag(pred: Tensor, target: Tensor) -> Tensor:
     Mean absolute value over the real and the imaginary parts of the difference of the two-sided,
     un-normalised transforms; smaller than `msfr` by a factor near pi / 2.
     """
-    difference = torch.fft.fft2(pred.float() - target.float())
+    difference = torch.fft.fft2(_at_least_single(pred) - _at_least_single(target))
     return torch.view_as_real(difference).abs().mean(dim=(1, 2, 3, 4))
 
 
@@ -160,3 +161,8 @@ def total_loss(restored: Restoration, sharp: Tensor, mask: Tensor, weights: Loss
         terms["mask"] = mask_loss(restored.masks, mask)
         total = total + weights.mask * terms["mask"]
     return terms | {"total": total}
+
+
+def _at_least_single(image: Tensor) -> Tensor:
+    """Fourier transforms sum up more values than half precision can tell apart."""
+    return image.float() if image.dtype in (torch.float16, torch.bfloat16) else image

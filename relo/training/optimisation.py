@@ -59,7 +59,7 @@ class RestorationTraining(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
         """Make dropout depend on seed, step and process alone, so that a resumed run repeats it."""
         self.losses.check()
-        seed = self.recipe.seed * 1_000_003 + self.global_step + (self.global_rank << 40)
+        seed = (self.recipe.seed * 1_000_003 + self.global_step + (self.global_rank << 40)) % 2**63
         # Not torch.manual_seed: it takes milliseconds, and remembers every call for devices that are not in use.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":

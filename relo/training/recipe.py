@@ -135,7 +135,7 @@ class Recipe(Config):
     name: str = Field(default="lbag", min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     model: ModelChoice = ModelChoice()
     steps: int = Field(default=300_000, ge=1)
-    batch: int = Field(default=12, ge=1)
+    batch: int = Field(default=12, ge=1, le=65_536)
     crop: int = Field(default=256, ge=4)
     lr: float = Field(default=1e-4, gt=0)
     milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000, 500_000, 600_000)
@@ -147,7 +147,7 @@ class Recipe(Config):
     bapc_form: Literal["clean", "published"] = "clean"
     hflip: float = Field(default=0.5, ge=0, le=1)
     vflip: float = Field(default=0.0, ge=0, le=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)  # torch takes no larger one
     val_fraction: float = Field(default=0.1, ge=0, lt=1)
     val_every: int = Field(default=10_000, ge=1)
     val_images: int = Field(default=32, ge=1)
@@ -157,7 +157,7 @@ class Recipe(Config):
     shards_at_once: int = Field(default=0, ge=0)
     cache_gb: float = Field(default=0.0, ge=0)
     workers: int = Field(default=4, ge=0)
-    threads: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, le=1024)
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     compile: bool = False
     channels_last: bool = False

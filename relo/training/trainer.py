@@ -31,6 +31,7 @@ from relo.errors import ConfigError, MissingExtraError, ReloError, TrainingError
 from relo.locks import locked
 from relo.models import create_model, load_weights
 from relo.parallel import reuse_freed_memory
+from relo.resources import usable_cores
 from relo.shards import Dataset, open_dataset
 from relo.shards.memory import in_memory
 from relo.shards.reader import read_index
@@ -40,6 +41,8 @@ from relo.training.data import EndlessBatches, Groups, Item, Patches, WholeImage
 from relo.training.recipe import Recipe, recipe_yaml
 from relo.training.run.distributed import Processes
 from relo.training.run.files import LAST, RECIPE, RUN, claim, resume_step, weights_file
+
+LOADER_GRACE_S = 30  # how long a loader process outlives a SIGTERM
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,9 @@ def _train(
             notes.append(f"nothing to do: the run has {start} steps already")
             return _result(out, start, notes)
         if processes.is_first:
-            write_text(out / RECIPE, recipe_yaml(recipe))
-            write_text(out / RUN, json.dumps(record, indent=2) + "\n")
+            with writing_to(out, "Make room on its disk, or give another folder (-o)."):
+                write_text(out / RECIPE, recipe_yaml(recipe))
+                write_text(out / RUN, json.dumps(record, indent=2) + "\n")
         losses = LossLog(processes)
         images = WholeImages(held_out, recipe.val_images) if held_out else None
         folder = RunFolder(out, recipe, record, losses, images, processes, progress)
@@ -187,8 +191,18 @@ def _train(
                     "the memory of the GPU is too small",
                     advice="Use a smaller batch or crop, or --set precision=bf16-mixed.",
                 ) from error
+            except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+                if not start or folder.started:
+                    raise
+                raise TrainingError(  # Lightning was still putting the checkpoint back
+                    f"does not fit this run ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
+                    file=out / LAST,
+                    advice="Put the last.ckpt of this run back, or give another folder (-o).",
+                ) from error
         if trainer.global_step < recipe.steps:
             raise KeyboardInterrupt
+        if recipe.loss.mask and "mask" not in losses.terms:
+            notes.append("the network predicts no masks: loss.mask had no effect")
         return _result(out, recipe.steps, notes, folder.steps_per_second, folder.loss, folder.validation)
 
 
@@ -251,15 +265,17 @@ def _loader(patches: Patches, recipe: Recipe, start: int, processes: Processes, 
     return DataLoader(
         patches,
         batch_sampler=EndlessBatches(len(patches), recipe.batch, recipe.seed, start, groups, share),
-        num_workers=recipe.workers,
+        num_workers=min(recipe.workers, usable_cores()),
         worker_init_fn=_start_loader,
         pin_memory=device == "cuda",
     )
 
 
 def _start_loader(number: int) -> None:  # noqa: ARG001
-    """Leave Ctrl-C to the process that trains: it still needs a patch or two to finish its step."""
+    """Leave Ctrl-C and SIGTERM to the process that trains: it still needs a patch or two to finish its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Not for ever: a process that is left waiting for patches to ask for must end.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LOADER_GRACE_S))
     reuse_freed_memory()
 
 

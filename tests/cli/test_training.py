@@ -82,8 +82,9 @@ def test_train_json_is_one_object_and_resume_goes_on(run_folder, shards, capsys)
     assert captured.err == ""
 
 
-def test_ctrl_c_in_a_terminal_stops_the_loader_processes_last(shards, tmp_path):
-    """A terminal sends SIGINT to loader processes as well; the step is finished and saved all the same."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_stops_the_loader_processes_last(number, shards, tmp_path):
+    """Terminals and batch systems send it to loader processes too; the step is finished and saved all the same."""
     out = tmp_path / "run"
     settings = [*TINY, "--set", "steps=100000", "--set", "workers=1", "--set", "log_every=1", "--set", "batch=1"]
     words = [sys.executable, "-m", "relo", "train", "lbag-tiny", str(shards), "-o", str(out), *settings]
@@ -92,7 +93,7 @@ def test_ctrl_c_in_a_terminal_stops_the_loader_processes_last(shards, tmp_path):
         while not (out / "metrics.jsonl").is_file():
             assert program.poll() is None and time.monotonic() < end
             time.sleep(0.05)
-        os.killpg(program.pid, signal.SIGINT)
+        os.killpg(program.pid, number)
         told = program.communicate(timeout=60)[1]
     assert program.returncode == 130, told
     assert "Stopped after a whole step. Add --resume to the command to continue." in told
@@ -106,6 +107,14 @@ def test_the_seed_option_is_the_setting(shards, tmp_path):
     assert call("train", "lbag-tiny", shards, "-o", tmp_path / "b", *TINY, "--set", "seed=7") == 0
     name = "model.safetensors"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_evaluate_refuses_a_folder_that_cannot_be_before_it_works(run_folder, shards, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert call("evaluate", run_folder, shards, "-o", out) == 2
+        captured = capsys.readouterr()
+        assert captured.err == f"Error: {out}: cannot be written to. Choose another folder with -o.\n"
 
 
 def test_evaluate_prints_a_table_and_writes_files(run_folder, shards, tmp_path, capsys):

@@ -190,6 +190,9 @@ def test_dropout_only_in_training_and_only_where_published():
         ("lbag", {"width": "8"}, "model lbag"),
         ("lbag", {"clamp_gate": 1.5}, "clamp_gate"),
         ("mimo_unet", {"num_res": 0}, "num_res"),
+        ("mimo_unet", {"num_res": 10**9}, r"num_res in \[1, 256\]"),
+        ("mimo_unet", {"width": 10**7}, "model mimo_unet: "),
+        ("lbag", {"width": 10**30}, r"^[^\n]*$"),
     ],
 )
 def test_wrong_names_and_options_are_explained(name, options, match):

@@ -130,6 +130,32 @@ def test_files_without_a_state_dict_are_refused(content, tmp_path):
         load_weights(create_model("lbag", **TINY), path)
 
 
+def test_a_mapping_that_holds_itself_is_refused(tmp_path):
+    content = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(TrainingError, match="only wrappings"):
+        load_weights(create_model("lbag", **TINY), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_how_torch_finds_the_pickle_is_not_told_to_the_user(protocol, tmp_path, recwarn):
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"a": 1}, protocol=protocol))
+    with pytest.raises(TrainingError, match="no readable tensors"):
+        load_weights(create_model("lbag", **TINY), tmp_path / "w.pkl")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    "change", [torch.Tensor.to_sparse, lambda tensor: tensor.to("meta"), lambda tensor: tensor.to(torch.complex64)]
+)
+def test_unusual_tensors_are_refused(change, donor, tmp_path):
+    donor["FAM2.merge.main.0.bias"] = change(donor["FAM2.merge.main.0.bias"])
+    torch.save(donor, tmp_path / "w.pt")
+    with pytest.raises(TrainingError, match=r"w.pt: FAM2.merge.main.0.bias is sparse"):
+        load_weights(create_model("lbag", **TINY), tmp_path / "w.pt")
+
+
 def test_text_and_missing_files_are_refused(tmp_path):
     (tmp_path / "w.pt").write_text("<html>404 not found</html>")
     for path in (tmp_path / "w.pt", tmp_path / "missing.pt", tmp_path):
@@ -182,3 +208,19 @@ def test_weights_that_are_no_numbers_are_refused(donor):
     donor["FAM2.merge.main.0.bias"][1] = float("nan")
     with pytest.raises(TrainingError, match=r"FAM2.merge.main.0.bias holds NaN"):
         load_weights(create_model("lbag", **TINY), donor)
+
+
+def test_a_network_may_have_names_that_look_like_a_prefix(tmp_path):
+    network = torch.nn.ModuleDict({"model": torch.nn.Linear(2, 2), "average": torch.nn.Linear(2, 1)})
+    state = {name: tensor + 1 for name, tensor in network.state_dict().items()}
+    torch.save(state, tmp_path / "w.pt")
+    load_weights(network, tmp_path / "w.pt")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+
+
+def test_of_averaged_and_last_weights_the_averaged_are_taken(donor):
+    both = {f"model.{name}": tensor + 1 for name, tensor in donor.items()}
+    both |= {f"average.{name}": tensor for name, tensor in donor.items()}
+    model = create_model("lbag", **TINY)
+    load_weights(model, both)
+    assert all(torch.equal(tensor, donor[name]) for name, tensor in model.state_dict().items())

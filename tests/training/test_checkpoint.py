@@ -19,6 +19,10 @@ def header(**entries):
     return json.dumps({"format": "relo-model", "version": 1} | entries)
 
 
+def asks_for(path, **options):
+    save_file(TENSORS, path, {"relo": header(model="lbag", options=options, training={})})
+
+
 @pytest.fixture
 def saved(tmp_path):
     torch.manual_seed(0)
@@ -83,6 +87,9 @@ def test_a_failed_write_keeps_the_old_file(saved, monkeypatch):
         (lambda path: save_file(TENSORS, path, {"relo": header()}), "does not describe"),
         (lambda path: save_file(TENSORS, path, {"relo": header(model="unet9", **REST)}), "no model 'unet9'"),
         (lambda path: save_file(TENSORS, path, {"relo": header(model="lbag", **REST)}), "do not fit"),
+        (lambda path: asks_for(path, num_res=10**9), "num_res"),
+        (lambda path: asks_for(path, width=10_000), "bytes for"),
+        (lambda path: asks_for(path, width=10**12), "does not describe"),
     ],
 )
 def test_other_files_are_one_line(saved, change, match):

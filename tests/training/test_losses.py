@@ -135,3 +135,18 @@ def test_total_without_scales_masks_and_shifts():
     terms = losses.total_loss(Restoration(image, (), ()), sharp, torch.zeros(1, 1, 7, 5), weights)
     assert set(terms) == {"l1", "total"}
     assert terms["total"].item() == pytest.approx((image - sharp).abs().mean().item())
+
+
+@pytest.mark.parametrize("loss", [losses.l1, losses.ssim, losses.msfr, losses.msfr_real_imag])
+def test_double_precision_is_kept_and_gradients_are_right(loss):
+    torch.manual_seed(0)
+    pred = torch.rand(2, 3, 12, 13, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(2, 3, 12, 13, dtype=torch.float64)
+    assert loss(pred, target).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda image: loss(image, target), (pred,), fast_mode=True)
+
+
+@pytest.mark.parametrize("loss", [losses.msfr, losses.msfr_real_imag])
+def test_half_precision_is_widened(loss):
+    pred, target = torch.rand(2, 1, 3, 16, 16).bfloat16()
+    assert loss(pred, target).dtype == torch.float32

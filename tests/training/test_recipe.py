@@ -74,6 +74,9 @@ def test_what_changes_the_result_is_told(setting):
         ("lbag", ["ema=1"], "ema"),
         ("lbag", ["clip=-1"], "clip"),
         ("lbag", ["bapc_form=paper"], "bapc_form"),
+        ("lbag", [f"seed={2**63}"], "seed"),
+        ("lbag", ["threads=1000000"], "threads"),
+        ("lbag", ["crop=30"], r"got 30$"),
     ],
 )
 def test_mistakes_are_explained(name, overrides, match):

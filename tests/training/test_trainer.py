@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -405,6 +406,27 @@ def test_resuming_with_other_settings_or_data_is_refused(straight, dataset_dir, 
         train(recipe, other, result.run, resume=True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: {"global_step": 8},
+        lambda content: content | {"state_dict": {"model.a": torch.zeros(1)}},
+        lambda content: content | {"global_step": -8},
+    ],
+)
+def test_a_last_checkpoint_of_something_else_is_one_line(change, straight, dataset_dir, tmp_path):
+    recipe, result, _ = straight
+    run = tmp_path / "run"
+    shutil.copytree(result.run, run)
+    torch.save(change(torch.load(run / "last.ckpt", weights_only=True)), run / "last.ckpt")
+    before = (run / "model.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match=r"does not fit this run|damaged") as caught:
+        train(recipe.model_copy(update={"steps": 10}), dataset_dir, run, resume=True)
+    assert str(run) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (run / "model.safetensors").read_bytes() == before
+
+
 def test_a_damaged_last_checkpoint_is_refused(straight, dataset_dir, tmp_path):
     recipe, _, _ = straight
     run = tmp_path / "run"
@@ -498,3 +520,22 @@ def test_without_lightning_the_extra_is_named(dataset_dir, tmp_path, tiny_recipe
     monkeypatch.setitem(sys.modules, "lightning", None)
     with pytest.raises(MissingExtraError, match=r"relo\[train\]"):
         train(tiny_recipe(), dataset_dir, tmp_path / "run")
+
+
+def test_any_seed_will_do(dataset_dir, tmp_path, tiny_recipe):
+    assert train(tiny_recipe("steps=2", f"seed={2**63 - 1}"), dataset_dir, tmp_path / "run").steps == 2
+
+
+def test_a_mask_weight_without_masks_is_told(dataset_dir, tmp_path, tiny_recipe):
+    plain = tiny_recipe("steps=1", "model={name: mimo_unet, options: {num_res: 1, width: 4}}")
+    assert any("predicts no masks" in note for note in train(plain, dataset_dir, tmp_path / "a").notes)
+    gated = tiny_recipe("steps=1")
+    assert not any("predicts no masks" in note for note in train(gated, dataset_dir, tmp_path / "b").notes)
+
+
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_the_state_for_resuming_is_a_checkpoint_too(ema, dataset_dir, tmp_path, tiny_recipe):
+    result = train(tiny_recipe("steps=2", f"ema={ema}"), dataset_dir, tmp_path / "run")
+    saved = load_checkpoint(result.checkpoint).model.state_dict()
+    state = load_checkpoint(tmp_path / "run" / "last.ckpt").model.state_dict()
+    assert all(torch.equal(state[name], saved[name]) for name in saved)

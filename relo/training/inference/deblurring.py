@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from relo.atomic import writing_to
-from relo.errors import ConfigError, ReloError, TrainingError
+from relo.errors import ReloError, TrainingError
 from relo.images import WRITABLE, ImageError
 from relo.models import Restoration
 from relo.training.checkpoint import load_checkpoint
@@ -26,7 +26,7 @@ from relo.training.inference.photographs import (
     write_mask,
     write_photograph,
 )
-from relo.training.inference.whole_image import check_options, restore
+from relo.training.inference.whole_image import check_options, on_device, restore
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,7 +98,7 @@ def deblur(
         raise ValueError(f"expected uint8, uint16 or floating-point values, got {image.dtype}")
     check_options(tile, overlap)
     network = load_checkpoint(model).model if isinstance(model, (str, os.PathLike)) else model
-    restored = restore(_on(network, device), to_tensor(image)[None], tile=tile, overlap=overlap)
+    restored = restore(on_device(network, device), to_tensor(image)[None], tile=tile, overlap=overlap)
     return _to_array(restored, image.dtype)
 
 
@@ -152,7 +152,7 @@ def deblur_files(
         A folder cannot be listed, or `out` cannot be written; a full disk, for example.
     """
     check_options(tile, overlap)
-    network, out = _on(load_checkpoint(checkpoint, model=model).model, device), Path(out)
+    network, out = on_device(load_checkpoint(checkpoint, model=model).model, device), Path(out)
     if masks and not _predicts_masks(network):
         raise TrainingError("its network predicts no blur mask", file=Path(checkpoint), advice="Leave --mask out.")
     sources = _expand(paths)
@@ -185,15 +185,6 @@ def deblur_files(
         if progress:
             progress(number, len(sources), source.name)
     return DeblurResult(tuple(written), tuple(skipped), tuple(failed), tuple(notes))
-
-
-def _on(model: nn.Module, device: str | None) -> nn.Module:
-    """The model in evaluation mode on the device that is wanted."""
-    try:
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return model.to(target).eval()
-    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
-        raise ConfigError(f"the device {device!r} cannot be used ({str(error).splitlines()[0]})") from error
 
 
 def _to_array(restored: Restoration, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -240,7 +231,9 @@ def _expand(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             try:
-                sources += sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PHOTOGRAPHS)
+                sources += sorted(
+                    entry for entry in path.iterdir() if entry.suffix.lower() in PHOTOGRAPHS and entry.is_file()
+                )
             except OSError as error:
                 raise ReloError(f"cannot be listed ({error.strerror})", file=path) from error
         else:

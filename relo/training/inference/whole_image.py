@@ -83,6 +83,26 @@ def restore(model: nn.Module, blur: Tensor, *, tile: int | None = None, overlap:
         return Restoration(result, (), () if mask is None else (mask,))
 
 
+def on_device(model: nn.Module, device: str | None) -> nn.Module:
+    """Put a model on a device, in evaluation mode.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    device : str, optional
+        "cpu", "cuda", …; the GPU if there is one.
+
+    Raises
+    ------
+    ConfigError
+        There is no such device.
+    """
+    try:
+        return model.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).eval()
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
+        raise ConfigError(f"the device {device!r} cannot be used ({str(error).splitlines()[0]})") from error
+
+
 def check_options(tile: int | None, overlap: int | None) -> None:
     """Raise the ConfigErrors of `restore`."""
     if tile:

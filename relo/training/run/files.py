@@ -120,7 +120,10 @@ def _where_from(path: Path) -> str:
 def _steps_of(checkpoint: Path) -> int:
     import torch
 
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    step = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+    if step < 1:
+        raise ValueError(f"a checkpoint of {step} steps")
+    return step
 
 
 def _drop_lines(metrics: Path, step: int) -> None:
@@ -130,8 +133,10 @@ def _drop_lines(metrics: Path, step: int) -> None:
     for text in metrics.read_text(encoding="utf-8").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:  # what a run that was killed was just writing, after its last checkpoint
+            wanted = line["step"] <= step and not line.get("closing")
+        # What a run that was killed was just writing, after its last checkpoint.
+        except (ValueError, TypeError, KeyError):
             break
-        if line["step"] <= step and not line.get("closing"):
+        if wanted:
             kept.append(text)
     write_text(metrics, "".join(line + "\n" for line in kept))

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -69,13 +69,18 @@ class RunFolder(Callback):
         self.validation: dict[str, float] = {}
         self.best: dict[str, Any] = {}
         self.steps_per_second = math.nan
+        self.started = False  # everything that a checkpoint holds has been put back
         self._interrupted = False
+        self._stop: Callable[[int, FrameType | None], None] | None = None
         self._board: SummaryWriter | None = None
         self._clock = StepClock(torch.device("cpu"))
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Open TensorBoard's log, without what a killed run wrote after its last checkpoint."""
+        self.started = True
         self._clock = StepClock(pl_module.device)
+        if self._stop:
+            signal.signal(signal.SIGTERM, self._stop)  # not before: Lightning has only now set its own
         if self.processes.is_first:
             self._board = SummaryWriter(str(self.out / TENSORBOARD), purge_step=trainer.global_step + 1)
 
@@ -97,7 +102,7 @@ class RunFolder(Callback):
                 self._validate(pl_module, step)
         finally:  # the steps so far are not to be lost where a whole image is too much for the memory
             if saving:
-                with writing_to(self.out, "Make room on its disk, then continue with --resume."):
+                with self._writing():
                     self._save(trainer, pl_module, step)
         if interrupted:
             trainer.should_stop = True
@@ -120,16 +125,20 @@ class RunFolder(Callback):
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Let Ctrl-C finish the step and save, a second one interrupt at once; close what is open in the end."""
-        before = signal.getsignal(signal.SIGINT)
+        """Let Ctrl-C and SIGTERM finish the step and save; close what is open in the end.
+
+        A second Ctrl-C interrupts at once.
+        """
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
             self._interrupted = True
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
         # Python lets no other thread decide over signals.
         deciding = threading.current_thread() is threading.main_thread()
         if deciding:
+            self._stop = stop
             signal.signal(signal.SIGINT, stop)
         try:
             yield
@@ -137,9 +146,11 @@ class RunFolder(Callback):
             raise KeyboardInterrupt from error
         finally:
             if deciding:
-                signal.signal(signal.SIGINT, before)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
             if self._board:
-                self._board.close()
+                with self._writing():
+                    self._board.close()
 
     def _log(self, step: int, rate: float) -> None:
         self.losses.check()
@@ -161,13 +172,18 @@ class RunFolder(Callback):
         self._write_line(line, closing=step % self.recipe.val_every != 0)
         self._plot("validation", validated.quality, step)
         if self._board:
-            write_image(self.out / SAMPLES / f"step_{step:08d}.png", validated.pictures)
-            self._board.add_image("samples", validated.pictures, step, dataformats="HWC")
+            with self._writing():
+                write_image(self.out / SAMPLES / f"step_{step:08d}.png", validated.pictures)
+                self._board.add_image("samples", validated.pictures, step, dataformats="HWC")
         score = _score(validated, step)
         if _is_better(score, self.best):
             self.best = score
             about = {"score": _finite_or_none(score), "validation": _finite_or_none(validated.quality)}
-            self._save_model(BEST_NAME, module.best_known, step, about)
+            with self._writing():
+                self._save_model(BEST_NAME, module.best_known, step, about)
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing_to(self.out, "Make room on its disk, then continue with --resume.")
 
     def _save(self, trainer: Trainer, module: RestorationTraining, step: int) -> None:
         last = self.out / LAST
@@ -186,15 +202,16 @@ class RunFolder(Callback):
         save_checkpoint(self.out / name, model, choice.name, choice.options, training)
 
     def _plot(self, group: str, values: dict[str, float], step: int) -> None:
-        for name, value in values.items():
-            if self._board and math.isfinite(value):
-                self._board.add_scalar(f"{group}/{name}", value, step)
+        with self._writing():
+            for name, value in values.items():
+                if self._board and math.isfinite(value):
+                    self._board.add_scalar(f"{group}/{name}", value, step)
 
     def _write_line(self, line: dict[str, Any], *, closing: bool) -> None:
         if not self.processes.is_first:
             return
         line |= {"closing": True} if closing else {}
-        with (self.out / METRICS).open("a", encoding="utf-8") as stream:
+        with self._writing(), (self.out / METRICS).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
 
 

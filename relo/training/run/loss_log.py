@@ -20,11 +20,16 @@ class LossLog:
     ----------
     processes : Processes
         Means are over all of them.
+
+    Attributes
+    ----------
+    terms : tuple of str
+        Names of the terms; empty before the first step.
     """
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
-        self._names: tuple[str, ...] = ()
+        self.terms: tuple[str, ...] = ()
         self._sums: Tensor | None = None
         self._count = 0
         self._unchecked: tuple[int, Sequence[str], Tensor] | None = None
@@ -41,7 +46,7 @@ class LossLog:
         batch : sequence of str
             Names of the patches.
         """
-        self._names = tuple(terms)
+        self.terms = tuple(terms)
         values = torch.stack([term.detach() for term in terms.values()])
         if values.is_cuda:
             # The copy stands in line before the backward pass: to wait for it is not to wait for the step.
@@ -70,9 +75,7 @@ class LossLog:
             self._copied.synchronize()
         self._unchecked = None
         wrong = {
-            name: value
-            for name, value in zip(self._names, values.tolist(), strict=True)
-            if not math.isfinite(value)
+            name: value for name, value in zip(self.terms, values.tolist(), strict=True) if not math.isfinite(value)
         }
         if not wrong:
             return
@@ -89,7 +92,7 @@ class LossLog:
         self._share()
         if self._sums is None:
             return {}
-        return {name: total / self._count for name, total in zip(self._names, self._sums.tolist(), strict=True)}
+        return {name: total / self._count for name, total in zip(self.terms, self._sums.tolist(), strict=True)}
 
     def reset(self) -> None:
         """Begin the next interval."""
@@ -99,11 +102,11 @@ class LossLog:
         """What a resumed run needs to go on in the middle of an interval; the same for every process."""
         self._share()
         sums = [] if self._sums is None else self._sums.tolist()
-        return {"names": list(self._names), "sums": sums, "count": self._count}
+        return {"names": list(self.terms), "sums": sums, "count": self._count}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self._names, self._count = tuple(state["names"]), state["count"]
+        self.terms, self._count = tuple(state["names"]), state["count"]
         self._sums = torch.tensor(state["sums"], dtype=torch.float64) if self._count else None
 
     def _share(self) -> None:
