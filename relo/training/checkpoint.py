@@ -117,7 +117,10 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -
         network = _build(model or name, options, file)
     except (KeyError, TypeError, ConfigError) as error:
         if model is not None and isinstance(error, ConfigError):
-            raise
+            if is_own(model):
+                raise
+            told = f"is no {model}, by its header a {header['model']} ({error.reason})"
+            raise ConfigError(told, file=file, advice="Leave --model away.") from error
         raise TrainingError(f"does not describe a model that this relo knows ({error})", file=file) from error
     load_weights(network, file)
     return Checkpoint(file, model or name, options, training, network.eval())

@@ -172,3 +172,12 @@ def test_own_networks_that_do_not_work_are_one_line(name, match, tmp_path):
     with pytest.raises(ConfigError, match=match) as caught:
         create_model(name.format(tmp_path), gain=1.0)
     assert "\n" not in str(caught.value)
+
+
+def test_another_network_than_the_header_names_is_refused(saved):
+    path, _ = saved
+    with pytest.raises(
+        ConfigError, match=r"is no mimo_unet, by its header a lbag .*'clamp_gate'.* Leave --model away"
+    ):
+        load_checkpoint(path, model="mimo_unet")
+    assert load_checkpoint(path, model="lbag").name == "lbag"
