@@ -156,7 +156,7 @@ def now(recipe: Recipe) -> float:
 
 
 def write_shards(root: Path) -> None:
-    """Four scenes of four pairs: smoothed noise with a square that is smeared sideways."""
+    """Four scenes of four pairs: noise with a square that is smeared sideways."""
     root.mkdir()
     entries = []
     for scene in range(4):
