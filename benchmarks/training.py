@@ -81,13 +81,8 @@ def full_size(seconds: float = 20.0) -> list[dict[str, Any]]:
         ) -> None:
             with torch.autocast("cuda", torch.bfloat16, enabled=bf16):
                 restored = model(batch[0])
-            restored = restored._replace(
-                image=restored.image.float(),
-                scales=tuple(scale.float() for scale in restored.scales),
-                masks=tuple(gate.float() for gate in restored.masks),
-            )
             optimizer.zero_grad()
-            total_loss(restored, batch[1], batch[2], recipe.loss)["total"].backward()
+            total_loss(restored.to(torch.float32), batch[1], batch[2], recipe.loss)["total"].backward()
             optimizer.step()
 
         for _ in range(3):

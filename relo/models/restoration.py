@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -24,3 +25,8 @@ class Restoration(NamedTuple):
     image: Tensor
     scales: tuple[Tensor, ...]
     masks: tuple[Tensor, ...]
+
+    def to(self, where: torch.device | torch.dtype) -> Restoration:
+        """Bring every tensor to a device or a dtype."""
+        scales, masks = (tuple(tensor.to(where) for tensor in tensors) for tensors in (self.scales, self.masks))
+        return Restoration(self.image.to(where), scales, masks)

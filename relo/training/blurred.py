@@ -41,9 +41,11 @@ class BlurredPixels:
         (y, x) or None
             In the coordinates of the frame; None where nothing is blurred.
         """
-        number = int(share * self.count(sample, area))
         totals = self._tiles(sample, area)
-        if not totals.size or number >= totals[-1]:
+        if not totals.size:
+            return None
+        number = int(share * totals[-1])
+        if number >= totals[-1]:
             return None
         rows, columns = _edges(area.y, area.height), _edges(area.x, area.width)
         tile = int(np.searchsorted(totals, number, side="right"))

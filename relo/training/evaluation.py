@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -259,11 +260,17 @@ def _rows(
     device, cores = device_of(network), usable_cores()
     running: deque[tuple[Row, Future[Tensor]]] = deque()
     in_windows = 0
+
+    @cache
+    def tile_for(height: int, width: int) -> int:
+        """Once for each size: an estimate takes some 50 ms."""
+        return choose_tile(network, (1, 3, height, width), memory_at_hand(device))
+
     with one_opencv_thread(), ThreadPoolExecutor(cores) as pool:
         for index in range(len(images)):
             sample, item = dataset[index], images[index]
             blur, sharp, mask = (item[key][None].to(device) for key in ("blur", "sharp", "mask"))
-            tile = choose_tile(network, (1, 3, *sharp.shape[2:]), memory_at_hand(device))
+            tile = tile_for(*sharp.shape[2:])
             restored = restore(network, blur, tile=tile)
             in_windows += tile > 0
             output = restored.image.float()

@@ -74,12 +74,7 @@ class RestorationTraining(LightningModule):
         restored = self.model(batch["blur"].contiguous(memory_format=self.memory_format))
         # The Fourier and SSIM terms need single precision whatever the network runs in.
         with torch.autocast(self.device.type, enabled=False):
-            restored = restored._replace(
-                image=restored.image.float(),
-                scales=tuple(scale.float() for scale in restored.scales),
-                masks=tuple(mask.float() for mask in restored.masks),
-            )
-            terms = total_loss(restored, batch["sharp"], batch["mask"], self.recipe.loss)
+            terms = total_loss(restored.to(torch.float32), batch["sharp"], batch["mask"], self.recipe.loss)
         loss = terms.pop("total")
         self.losses.add(self.global_step + 1, {"loss": loss, **terms}, batch["name"])
         return loss

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from relo.errors import ConfigError
-from relo.models import create_model, list_models, model_info
+from relo.models import Restoration, create_model, list_models, model_info
 from relo.models.layers import pad_to_multiple
 
 # The public state dicts' names and shapes (weights; every one has a bias), n residual blocks, h head channels.
@@ -216,3 +216,10 @@ def test_importing_the_packages_imports_no_torch():
         "import relo.models, relo.training, sys; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'h5py')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_restoration_goes_to_a_dtype_as_a_whole():
+    tensors = torch.rand(3, 1, 3, 4, 4, dtype=torch.float64)
+    restored = Restoration(tensors[0], (tensors[1], tensors[0]), (tensors[2],)).to(torch.float32)
+    assert {tensor.dtype for tensor in (restored.image, *restored.scales, *restored.masks)} == {torch.float32}
+    assert torch.equal(restored.masks[0], tensors[2].float())

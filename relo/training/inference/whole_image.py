@@ -65,12 +65,7 @@ def restore(model: nn.Module, blur: Tensor, *, tile: int | None = None, overlap:
         tile = choose_tile(model, (batch, channels, height, width), memory_at_hand(device), blur.dtype)
     with torch.no_grad(), _memory_errors_explained(tile or max(height, width)):
         if not tile or tile >= max(height, width):
-            image, scales, masks = model(blur.to(device))
-            return Restoration(
-                image.to(blur.device),
-                tuple(scale.to(blur.device) for scale in scales),
-                tuple(mask.to(blur.device) for mask in masks),
-            )
+            return model(blur.to(device)).to(blur.device)
         shared = min(OVERLAP, tile // 2) if overlap is None else overlap
         result, mask = torch.zeros_like(blur), None
         for rows, columns, weight in windows(height, width, tile, shared):
