@@ -42,7 +42,7 @@ ALLOWED = {
     "postprocess": SHARED | {"capture"},
     "masks": SHARED | {"capture"},
     "shards": SHARED | {"capture", "postprocess", "masks"},
-    "models": {"errors"},
+    "models": {"errors", "kernels"},
     "training": SHARED | {"capture", "postprocess", "masks", "shards", "models"},
     "report": SHARED | {"capture", "postprocess", "masks", "shards", "models", "training"},
     "doctor": SHARED,

@@ -74,6 +74,27 @@ _MODELS = {
             "relo.models.lbag:lbag",
             {"psnr": 34.66, "ssim": 0.9249, "psnr_w": 28.25, "ssim_w": 0.8692, "psnr_a": 35.39},
         ),
+        ModelInfo(
+            "nafnet",
+            "Chen et al. 2022, NAFNet",
+            17_111_907,
+            "relo.models.nafnet:nafnet",
+            {"psnr": 34.584, "ssim": 0.9244, "psnr_w": 28.633, "ssim_w": 0.8751},
+        ),
+        ModelInfo(
+            "restormer",
+            "Zamir et al. 2022, Restormer",
+            26_126_644,
+            "relo.models.restormer:restormer",
+            {"psnr": 34.670, "ssim": 0.9228, "psnr_w": 29.436, "ssim_w": 0.8793},
+        ),
+        ModelInfo(
+            "m2aenet",
+            "Shang et al. 2025, M2AENet",
+            17_437_865,
+            "relo.models.m2aenet.network:m2aenet",
+            {"psnr": 35.647, "ssim": 0.9302, "psnr_w": 31.036, "ssim_w": 0.8997},
+        ),
     )
 }
 

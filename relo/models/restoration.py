@@ -1,4 +1,4 @@
-"""What every network returns."""
+"""What networks return."""
 
 from __future__ import annotations
 
@@ -30,3 +30,28 @@ class Restoration(NamedTuple):
         """Bring every tensor to a device or a dtype."""
         scales, masks = (tuple(tensor.to(where) for tensor in tensors) for tensors in (self.scales, self.masks))
         return Restoration(self.image.to(where), scales, masks)
+
+
+class MotionRestoration(NamedTuple):
+    """What a network that estimates motion within the exposure returns in training mode: more for its losses.
+
+    Attributes
+    ----------
+    image, scales, masks
+        As in `Restoration`.
+    logits : (N, 2, ceil(H/8), ceil(W/8)) tensor
+        Of "blurred" (index 0) and "sharp" (1), before the mask is drawn from them.
+    offsets : (N, 4, ceil(H/8), ceil(W/8)) tensor
+        What `relo.models.m2aenet.trajectory` takes, in pixels of this grid; (N, 18, …) for its form "learned".
+    """
+
+    image: Tensor
+    scales: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
+    logits: Tensor
+    offsets: Tensor
+
+    def to(self, where: torch.device | torch.dtype) -> MotionRestoration:
+        """Bring every tensor to a device or a dtype."""
+        plain = Restoration(self.image, self.scales, self.masks).to(where)
+        return MotionRestoration(*plain, self.logits.to(where), self.offsets.to(where))

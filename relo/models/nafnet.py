@@ -1,0 +1,281 @@
+"""NAFNet (Chen et al. 2022, "Simple baselines for image restoration") with the published parameter names.
+
+A U-Net of convolutions, gates and one attention over channels; no activation function. Inside, features lie as
+(N, H, W, C): a 1x1 convolution is one matrix product, and torch's own layer normalisation takes its channels as
+they lie. On a CPU that is what makes it fast (`benchmarks/models.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from relo.models.layers import check_image_batch
+from relo.models.restoration import Restoration
+
+NORM_EPS = 1e-6
+MOST_BLOCKS = 256  # of a stage; a damaged number is refused instead of being built for hours
+MOST_STAGES = 8
+# Test-time local pooling looks at windows of 1.5 times the size of the training patches (Chu et al. 2022, TLC).
+POOLING_SHARE = 1.5
+
+
+class ChannelAttention(nn.Sequential):
+    """Simplified channel attention: one factor a channel, linear in the channels' means; no sigmoid.
+
+    The convolution has the published index 1; at index 0 there is the mean, which has no parameters.
+
+    Parameters
+    ----------
+    channels : int
+    window : int
+        0 for the mean over the whole image; else side of the window [px] whose mean each pixel has instead.
+    """
+
+    def __init__(self, channels: int, window: int) -> None:
+        super().__init__(nn.Identity(), nn.Conv2d(channels, channels, 1))
+        self.window = window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (N, H, W, C) features."""
+        height, width = x.shape[1:3]
+        if self.window and self.window < max(height, width):
+            means = local_mean(x, self.window)
+        else:
+            means = x.mean(dim=(1, 2), keepdim=True)
+        return x * pointwise(self.get_submodule("1"), means)
+
+
+class NAFBlock(nn.Module):
+    """x + beta conv3(attention(gate(conv2(conv1(norm1 x))))), then y + gamma conv5(gate(conv4(norm2 y))).
+
+    Parameters
+    ----------
+    channels : int
+    window : int
+        See `ChannelAttention`.
+    """
+
+    def __init__(self, channels: int, window: int = 0) -> None:
+        super().__init__()
+        wide = 2 * channels
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.conv1 = nn.Conv2d(channels, wide, 1)
+        self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, groups=wide)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.sca = ChannelAttention(channels, window)
+        self.conv4 = nn.Conv2d(channels, wide, 1)
+        self.conv5 = nn.Conv2d(channels, channels, 1)
+        self.norm1 = nn.LayerNorm(channels, NORM_EPS)
+        self.norm2 = nn.LayerNorm(channels, NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape of (N, H, W, C)."""
+        wide = spatial(self.conv2, pointwise(self.conv1, self.norm1(x)))
+        x = self.mixed(x, gate(wide))
+        return self.fed_forward(x, gate(pointwise(self.conv4, self.norm2(x))))
+
+    def mixed(self, x: Tensor, gated: Tensor) -> Tensor:
+        """First half of the block, from its gate on."""
+        return x + pointwise(self.conv3, self.sca(gated), self.beta)
+
+    def fed_forward(self, x: Tensor, gated: Tensor) -> Tensor:
+        """Second half of the block, from its gate on."""
+        return x + pointwise(self.conv5, gated, self.gamma)
+
+
+class NAFNet(nn.Module):
+    """NAFNet of any width and depth.
+
+    Parameters
+    ----------
+    width : int
+        Channels at full resolution; each encoder stage doubles them.
+    enc_blocks, dec_blocks : sequence of int
+        Blocks of each encoder stage, of each decoder stage; as many stages in both.
+    middle_blocks : int
+    local_pooling : int
+        0 for channel attention over the whole image; else the side of the training patches [px], for means over
+        windows of 1.5 times that: the variant for testing on whole images ("TLC", Chu et al. 2022; 256 for
+        the published GoPro weights). The weights are the same.
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        enc_blocks: Sequence[int] = (1, 1, 1, 28),
+        middle_blocks: int = 1,
+        dec_blocks: Sequence[int] = (1, 1, 1, 1),
+        local_pooling: int = 0,
+    ) -> None:
+        super().__init__()
+        _check(width, enc_blocks, middle_blocks, dec_blocks, local_pooling)
+        stages = len(enc_blocks)
+        windows = [pooling_window(local_pooling, level) for level in range(stages + 1)]
+        channels = [width << level for level in range(stages + 1)]
+        self.intro = nn.Conv2d(3, width, 3, padding=1)
+        self.ending = nn.Conv2d(width, 3, 3, padding=1)
+        self.encoders = nn.ModuleList(
+            [
+                self._encoder(channels[level], count, windows[level], level == stages - 1)
+                for level, count in enumerate(enc_blocks)
+            ]
+        )
+        self.downs = nn.ModuleList([nn.Conv2d(c, 2 * c, 2, 2) for c in channels[:-1]])
+        self.middle_blks = _blocks(channels[-1], middle_blocks, windows[-1])
+        self.ups = nn.ModuleList(
+            [nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2)) for c in reversed(channels[1:])]
+        )
+        self.decoders = nn.ModuleList(
+            [
+                _blocks(channels[level], count, windows[level])
+                for level, count in zip(reversed(range(stages)), dec_blocks, strict=True)
+            ]
+        )
+
+    def _encoder(self, channels: int, count: int, window: int, last: bool) -> nn.Module:  # noqa: ARG002
+        """Blocks of an encoder stage; a relative of this network has others in the last."""
+        return _blocks(channels, count, window)
+
+    @property
+    def stride(self) -> int:
+        """Sides are padded to a multiple of it inside the network [px]."""
+        return 1 << len(self.encoders)
+
+    def forward(self, blur: Tensor) -> Restoration:
+        """Restore a batch of any size.
+
+        Parameters
+        ----------
+        blur : (N, 3, H, W) tensor
+            RGB in [0, 1]. Padded with zeros at the bottom and right to a multiple of 2^stages, as published.
+
+        Returns
+        -------
+        Restoration
+            Not clamped; no scales, no masks.
+        """
+        x = self.first_features(blur)
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = spatial(down, x)
+        return Restoration(self.restored(x, skips, blur), (), ())
+
+    def first_features(self, blur: Tensor) -> Tensor:
+        """Pad a batch and lift it to (N, H', W', width) features."""
+        check_image_batch(blur)
+        height, width = blur.shape[-2:]
+        padded = F.pad(blur, (0, -width % self.stride, 0, -height % self.stride))
+        return spatial(self.intro, padded.permute(0, 2, 3, 1).contiguous())
+
+    def restored(self, x: Tensor, skips: list[Tensor], blur: Tensor) -> Tensor:
+        """Middle and decoder: the image from the deepest features and those of each encoder stage.
+
+        `skips` is emptied on the way, so that what is done with is freed.
+        """
+        x = self.middle_blks(x)
+        for up, decoder in zip(self.ups, self.decoders, strict=True):
+            x = decoder(_doubled(pointwise(up.get_submodule("0"), x)) + skips.pop())
+        height, width = blur.shape[-2:]
+        return blur + spatial(self.ending, x).permute(0, 3, 1, 2)[..., :height, :width]
+
+
+def nafnet(
+    width: int = 32,
+    enc_blocks: Sequence[int] = (1, 1, 1, 28),
+    middle_blocks: int = 1,
+    dec_blocks: Sequence[int] = (1, 1, 1, 1),
+    local_pooling: int = 0,
+) -> NAFNet:
+    """NAFNet of width 32 as published for GoPro: 17,111,907 parameters; width 64 has 67,888,835."""
+    return NAFNet(width, enc_blocks, middle_blocks, dec_blocks, local_pooling)
+
+
+def pointwise(conv: nn.Module, x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """1x1 convolution of (N, H, W, C) features; `scale` (1, C', 1, 1) multiplies its result."""
+    assert isinstance(conv, nn.Conv2d)
+    weight, bias = conv.weight.flatten(1), conv.bias
+    if scale is None:
+        return F.linear(x, weight, bias)
+    # Scaled weights instead of a scaled result: the same but for rounding, without a pass over all pixels.
+    factor = scale.flatten()
+    return F.linear(x, weight * factor[:, None], None if bias is None else bias * factor)
+
+
+def spatial(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module for (N, C, H, W) to features (N, H, W, C), without moving them in memory."""
+    return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def gate(x: Tensor) -> Tensor:
+    """Product of the first half of the channels and the second: (N, H, W, 2C) to (N, H, W, C)."""
+    first, second = x.chunk(2, dim=-1)
+    return first * second
+
+
+def pooling_window(train_size: int, level: int) -> int:
+    """Side of the windows of local pooling [px of that level], for training patches of `train_size` px; 0 for 0."""
+    return (train_size >> level) * int(POOLING_SHARE * train_size) // train_size if train_size else 0
+
+
+def local_mean(x: Tensor, window: int) -> Tensor:
+    """Mean over a window around each pixel, by sums of areas.
+
+    Near the border the mean is that of the nearest window that lies inside; a window larger than a side is
+    cut to it.
+
+    Parameters
+    ----------
+    x : (N, H, W, C) tensor
+    window : int
+        Side [px].
+
+    Returns
+    -------
+    (N, H, W, C) tensor
+    """
+    overall = x.mean(dim=(1, 2), keepdim=True)
+    # About the mean: sums of hundreds of values, whose differences are wanted, lose less when they stay small.
+    mean = _moving_mean(_moving_mean(x - overall, 1, window), 2, window)
+    return mean + overall
+
+
+def _moving_mean(x: Tensor, dim: int, window: int) -> Tensor:
+    size = x.shape[dim]
+    window = min(window, size)
+    total = x.cumsum(dim)
+    first = total.narrow(dim, window - 1, 1)
+    rest = total.narrow(dim, window, size - window) - total.narrow(dim, 0, size - window)
+    inside = (torch.arange(size, device=x.device) - (window - 1) // 2).clamp(0, size - window)
+    return torch.cat([first, rest], dim).index_select(dim, inside) / window
+
+
+def _doubled(x: Tensor) -> Tensor:
+    """Pixel shuffle: (N, H, W, 4C) to (N, 2H, 2W, C); torch's own would leave the channels first in memory."""
+    count, height, width, channels = x.shape
+    squares = x.view(count, height, width, channels // 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
+    return squares.reshape(count, 2 * height, 2 * width, channels // 4)
+
+
+def _blocks(channels: int, count: int, window: int) -> nn.Sequential:
+    return nn.Sequential(*(NAFBlock(channels, window) for _ in range(count)))
+
+
+def _check(
+    width: int, enc_blocks: Sequence[int], middle_blocks: int, dec_blocks: Sequence[int], local_pooling: int
+) -> None:
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"width must be a positive integer, got {width!r}")
+    if not 1 <= len(enc_blocks) <= MOST_STAGES or len(enc_blocks) != len(dec_blocks):
+        raise ValueError(f"needs 1 to {MOST_STAGES} encoder stages and as many decoder stages")
+    for count in (*enc_blocks, middle_blocks, *dec_blocks):
+        if not isinstance(count, int) or not 0 <= count <= MOST_BLOCKS:
+            raise ValueError(f"numbers of blocks must be 0 to {MOST_BLOCKS}, got {count!r}")
+    if not isinstance(local_pooling, int) or local_pooling < 0 or 0 < local_pooling < 1 << len(enc_blocks):
+        raise ValueError(f"local_pooling must be 0 or the side of the training patches, got {local_pooling!r}")
