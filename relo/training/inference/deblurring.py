@@ -6,32 +6,24 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from relo.atomic import writing_to
-from relo.errors import ReloError, TrainingError
-from relo.images import WRITABLE, ImageError
-from relo.models import Restoration
+from relo.errors import ConfigError, ReloError, TrainingError
 from relo.training.checkpoint import load_checkpoint
-from relo.training.data import to_tensor
-from relo.training.inference.photographs import (
-    PHOTOGRAPHS,
-    RAW,
-    Photograph,
-    read_photograph,
-    write_mask,
-    write_photograph,
-)
-from relo.training.inference.whole_image import check_options, on_device, restore
+from relo.training.inference.blur_masks import no_mask_predicted, predicts_masks
+from relo.training.inference.file_names import Format, Names, find_photographs, result_files
+from relo.training.inference.given_masks import find_mask, read_given_mask, require_masks
+from relo.training.inference.in_memory import RegionReport, Restored, restore_blurred, restore_whole
+from relo.training.inference.photographs import Photograph, read_photograph, write_mask, write_photograph
+from relo.training.inference.whole_image import check_options, on_device
 
 if TYPE_CHECKING:
     from torch import nn
 
-Format = Literal["png", "tif", "jpg"]
 _NO_ROOM = "Make room there, or give another folder with -o; what is done is not done again."
 
 
@@ -49,12 +41,15 @@ class DeblurResult:
         Inputs that could not be restored, each with its reason on one line.
     notes : tuple of (Path, str)
         Inputs of which something was not kept or had to be assumed.
+    regions : tuple of (Path, RegionReport)
+        Inputs that were restored only where they are blurred.
     """
 
     written: tuple[Path, ...]
     skipped: tuple[Path, ...]
     failed: tuple[tuple[Path, str], ...]
     notes: tuple[tuple[Path, str], ...]
+    regions: tuple[tuple[Path, RegionReport], ...]
 
 
 def deblur(
@@ -64,6 +59,8 @@ def deblur(
     tile: int | None = None,
     overlap: int | None = None,
     device: str | None = None,
+    only_blurred: bool = False,
+    mask: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Restore one photograph of any size.
 
@@ -77,6 +74,12 @@ def deblur(
         See `relo.training.inference.whole_image.restore`: by default as large as the memory at hand allows.
     device : str, optional
         "cpu", "cuda", …; the GPU if there is one.
+    only_blurred : bool
+        Restore only windows around blur, which takes less time; see
+        `relo.training.inference.region_inference.restore_regions` for what it costs. Pixels 16 px away from all
+        blur keep their values exactly.
+    mask : (H, W) bool or uint8 array, optional
+        With `only_blurred`: True or above 0 where the photograph is blurred. By default the network says.
 
     Returns
     -------
@@ -86,20 +89,20 @@ def deblur(
     Raises
     ------
     ValueError
-        The array is not as described.
+        The image or the mask is not as described.
     ConfigError
-        `tile` or `overlap` is not as described, or there is no such device.
+        `tile` or `overlap` is not as described, there is no such device, or a mask without `only_blurred`.
     TrainingError
-        The memory does not suffice.
+        The memory does not suffice, or nothing says where the blur is.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"expected a non-empty (H, W, 3) image, got shape {image.shape}")
-    if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(f"expected uint8, uint16 or floating-point values, got {image.dtype}")
+    _check_arrays(image, mask)
+    _check_regions(only_blurred, mask is not None, False)
     check_options(tile, overlap)
     network = load_checkpoint(model).model if isinstance(model, (str, os.PathLike)) else model
-    restored = restore(on_device(network, device), to_tensor(image)[None], tile=tile, overlap=overlap)
-    return _to_array(restored, image.dtype)
+    network = on_device(network, device)
+    if only_blurred:
+        return restore_blurred(network, image, mask, tile=tile, overlap=overlap).image
+    return restore_whole(network, image, tile=tile, overlap=overlap).image
 
 
 def deblur_files(
@@ -114,6 +117,9 @@ def deblur_files(
     image_format: Format | None = None,
     masks: bool = False,
     overwrite: bool = False,
+    only_blurred: bool = False,
+    mask_from: str | Path | None = None,
+    compare: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> DeblurResult:
     """Restore photographs into a folder, one file each; one that fails does not stop the others.
@@ -134,108 +140,110 @@ def deblur_files(
     model : str, optional
         See `load_checkpoint`.
     image_format : {"png", "tif", "jpg"}, optional
-        Kind of all results. JPEG has 8 bits.
+        Kind of all results. JPEG has 8 bits, and changes every pixel a little.
     masks : bool
-        Write the blur mask that the network predicts as NAME_mask.png too: 8 bits, 255 where it is 1.
+        Write the blur mask as NAME_mask.png too: 8 bits, 255 where it is 1. It is what the network predicts, or
+        with `only_blurred` what decided where to restore.
     overwrite : bool
         Restore again what is there already.
+    only_blurred : bool
+        See `deblur`. Of a RAW file the developed picture is what is kept elsewhere.
+    mask_from : path, optional
+        With `only_blurred`: masks instead of the network's, see
+        `relo.training.inference.given_masks.read_given_mask`.
+    compare : bool
+        With `only_blurred`: restore every photograph as a whole too, and report the difference.
     progress : callable, optional
         Called with (files done, files in all, name of the file).
 
     Raises
     ------
     TrainingError
-        The checkpoint cannot be read, there is no photograph among `paths`, or the network predicts no mask.
+        The checkpoint cannot be read, there is no photograph among `paths`, or the network predicts no mask where
+        one is needed.
     ConfigError
-        `tile`, `overlap` or `model` is not as described, or there is no such device.
+        `tile`, `overlap` or `model` is not as described, there is no such device, no `mask_from`, or an option
+        that needs `only_blurred` is without.
     ReloError
         A folder cannot be listed, or `out` cannot be written; a full disk, for example.
     """
     check_options(tile, overlap)
+    _check_regions(only_blurred, mask_from is not None, compare)
+    given = None if mask_from is None else Path(mask_from)
+    if given is not None:
+        require_masks(given)
     network, out = on_device(load_checkpoint(checkpoint, model=model).model, device), Path(out)
-    if masks and not _predicts_masks(network):
+    if (masks or only_blurred) and given is None and not predicts_masks(network):
+        if only_blurred:
+            raise no_mask_predicted(Path(checkpoint))
         raise TrainingError("its network predicts no blur mask", file=Path(checkpoint), advice="Leave --mask out.")
-    sources = _expand(paths)
+    sources = find_photographs(paths)
     if not sources:
         raise TrainingError("no PNG, TIFF, JPEG or RAW image among the given paths")
     with writing_to(out, _NO_ROOM):  # before hours of work, not after
         out.mkdir(parents=True, exist_ok=True)
-    taken = {source.resolve(): source for source in sources}
+
+    def restored_photograph(source: Path) -> tuple[Photograph, Restored, tuple[str, ...]]:
+        photograph = read_photograph(source)
+        image = photograph.image
+        if not only_blurred:
+            return photograph, restore_whole(network, image, tile=tile, overlap=overlap), photograph.notes
+        mask, remarks = (None, ()) if given is None else read_given_mask(given, source, image.shape[:2])
+        restored = restore_blurred(network, image, mask, tile=tile, overlap=overlap, with_comparison=compare)
+        return photograph, restored, (*photograph.notes, *remarks)
+
+    given_files = () if given is None else filter(None, (find_mask(given, source) for source in sources))
+    names = Names((*sources, *given_files))
     written, skipped = list[Path](), list[Path]()
     failed, notes = list[tuple[Path, str]](), list[tuple[Path, str]]()
+    regions = list[tuple[Path, RegionReport]]()
     for number, source in enumerate(sources, start=1):
-        target = out / (source.stem + _ending(source, image_format))
-        results = [target, out / f"{source.stem}_mask.png"] if masks else [target]
+        results = result_files(source, out, image_format, masks)
         try:
-            _claim(results, source, taken)
+            names.require_free(results, source)
             there = not overwrite and all(result.exists() for result in results)
             if not there:
-                photograph = read_photograph(source)
-                restored = restore(network, to_tensor(photograph.image)[None], tile=tile, overlap=overlap)
+                photograph, restored, told = restored_photograph(source)
         except (ReloError, OSError) as error:
             failed.append((source, " ".join(str(error).split())))
         else:
+            names.take(results, source)
             if there:
-                skipped.append(target)
+                skipped.append(results[0])
             else:
                 with writing_to(out, _NO_ROOM):
                     left = _write(results, restored, photograph)
-                notes += [(source, note) for note in (*photograph.notes, *left)]
-                written.append(target)
+                if restored.report is not None:
+                    told += restored.report.notes()
+                    regions.append((source, restored.report))
+                notes += [(source, note) for note in (*told, *left)]
+                written.append(results[0])
         if progress:
             progress(number, len(sources), source.name)
-    return DeblurResult(tuple(written), tuple(skipped), tuple(failed), tuple(notes))
+    return DeblurResult(tuple(written), tuple(skipped), tuple(failed), tuple(notes), tuple(regions))
 
 
-def _to_array(restored: Restoration, dtype: np.dtype[Any]) -> NDArray[Any]:
-    result = restored.image[0].permute(1, 2, 0).clamp(0, 1).double().numpy()
-    if np.issubdtype(dtype, np.integer):
-        return np.rint(result * np.iinfo(dtype).max).astype(dtype)
-    return result.astype(dtype)
-
-
-def _write(results: list[Path], restored: Restoration, photograph: Photograph) -> tuple[str, ...]:
+def _write(results: list[Path], restored: Restored, photograph: Photograph) -> tuple[str, ...]:
     """Write the image, and the mask where its path follows; return what of the metadata does not fit."""
     for path in results[1:]:
-        write_mask(path, restored.masks[-1][0, 0].numpy())
-    return write_photograph(results[0], _to_array(restored, photograph.image.dtype), photograph.metadata)
+        assert restored.mask is not None, "networks without masks were refused"
+        write_mask(path, restored.mask)
+    return write_photograph(results[0], restored.image, photograph.metadata)
 
 
-def _predicts_masks(model: nn.Module) -> bool:
-    return bool(restore(model, torch.zeros(1, 3, 64, 64), tile=0).masks)
+def _check_arrays(image: NDArray[Any], mask: NDArray[Any] | None) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"expected a non-empty (H, W, 3) image, got shape {image.shape}")
+    if image.dtype not in (np.uint8, np.uint16) and not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"expected uint8, uint16 or floating-point values, got {image.dtype}")
+    if mask is None:
+        return
+    if mask.shape != image.shape[:2] or mask.dtype not in (np.bool_, np.uint8):
+        wanted = f"expected a bool or uint8 mask of shape {image.shape[:2]}"
+        raise ValueError(f"{wanted}, got {mask.dtype} {mask.shape}")
 
 
-def _ending(source: Path, image_format: Format | None) -> str:
-    if image_format:
-        return f".{image_format}"
-    suffix = source.suffix.lower()
-    if suffix in RAW:
-        return ".tif"
-    return suffix if suffix in WRITABLE else ".png"
-
-
-def _claim(results: list[Path], source: Path, taken: dict[Path, Path]) -> None:
-    """Reserve the names of results; none may be that of an input or of another input's result."""
-    for result in results:
-        if result.resolve() in taken:
-            raise ImageError(
-                f"would overwrite {result}, which belongs to {taken[result.resolve()]}",
-                file=source,
-                advice="Give another folder with -o, or not both at once.",
-            )
-    taken.update(dict.fromkeys([result.resolve() for result in results], source))
-
-
-def _expand(paths: Iterable[str | Path]) -> list[Path]:
-    sources: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            try:
-                sources += sorted(
-                    entry for entry in path.iterdir() if entry.suffix.lower() in PHOTOGRAPHS and entry.is_file()
-                )
-            except OSError as error:
-                raise ReloError(f"cannot be listed ({error.strerror})", file=path) from error
-        else:
-            sources.append(path)
-    return list(dict.fromkeys(sources))
+def _check_regions(only_blurred: bool, mask: bool, compare: bool) -> None:
+    """Refuse options that say nothing about a photograph that is restored as a whole."""
+    if not only_blurred and (mask or compare):
+        raise ConfigError("a given mask and a comparison need 'only blurred'", advice="Add --only-blurred.")

@@ -11,6 +11,7 @@ import torch
 from relo.errors import ConfigError, TrainingError
 from relo.models import Restoration
 from relo.training.inference.memory_estimate import choose_tile, device_of, memory_at_hand
+from relo.training.inference.own_mask import MaskedNetwork, part_of, predict_grid
 from relo.training.inference.tiling import aligned_tile, windows
 
 if TYPE_CHECKING:
@@ -24,8 +25,17 @@ OVERLAP = 192
 _NO_MEMORY = ("can't allocate memory", "not enough memory")  # what torch says of the CPU's
 
 
-def restore(model: nn.Module, blur: Tensor, *, tile: int | None = None, overlap: int | None = None) -> Restoration:
+def restore(
+    model: nn.Module,
+    blur: Tensor,
+    *,
+    tile: int | None = None,
+    overlap: int | None = None,
+    mask: Tensor | None = None,
+) -> Restoration:
     """Restore a batch of images of any size.
+
+    A `MaskedNetwork` computes by the mask of the whole image, in windows too.
 
     Parameters
     ----------
@@ -41,12 +51,14 @@ def restore(model: nn.Module, blur: Tensor, *, tile: int | None = None, overlap:
         Rows and columns that neighbouring windows share at least [px], at most half of `tile`; 192, or half of
         `tile` where that is less. With 192 px and weights that restore, what is away from windows' borders equals
         the whole image to 1e-3.
+    mask : (N, 1, ceil(H/s), ceil(W/s)) tensor of 0 and 1, optional
+        For a `MaskedNetwork` alone, with its stride s: what it computes by, instead of the mask that it predicts.
 
     Returns
     -------
     Restoration
         On the device of `blur`. In windows, `scales` is empty and `masks` holds the mask at full size alone, if the
-        network predicts masks.
+        network predicts masks; of a `MaskedNetwork` it is of 0 and 1 then.
 
     Raises
     ------
@@ -55,27 +67,70 @@ def restore(model: nn.Module, blur: Tensor, *, tile: int | None = None, overlap:
     TrainingError
         The memory does not suffice.
     """
-    check_options(tile, overlap)
+    tile, overlap = choose_windows(model, blur, tile, overlap)
     height, width = blur.shape[-2:]
     device = device_of(model)
-    if tile:
-        tile = aligned_tile(tile, overlap or 0)
-    elif tile is None:
-        batch, channels = blur.shape[:2]
-        tile = choose_tile(model, (batch, channels, height, width), memory_at_hand(device), blur.dtype)
     with torch.no_grad(), _memory_errors_explained(tile or max(height, width)):
-        if not tile or tile >= max(height, width):
-            return model(blur.to(device)).to(blur.device)
-        shared = min(OVERLAP, tile // 2) if overlap is None else overlap
-        result, mask = torch.zeros_like(blur), None
-        for rows, columns, weight in windows(height, width, tile, shared):
-            restored = model(blur[..., rows, columns].to(device))
+        if not tile:
+            return _run(model, blur, mask, device).to(blur.device)
+        if mask is None and isinstance(model, MaskedNetwork):
+            mask = predict_grid(model, blur, tile, overlap, device)
+        result, found = torch.zeros_like(blur), None
+        for rows, columns, weight in windows(height, width, tile, overlap):
+            restored = _run(model, blur[..., rows, columns], part_of(mask, model, rows, columns), device)
             weight = weight.to(blur.device)
             result[..., rows, columns] += restored.image.to(blur.device) * weight
             if restored.masks:
-                mask = torch.zeros_like(blur[:, :1]) if mask is None else mask
-                mask[..., rows, columns] += restored.masks[-1].to(blur.device) * weight
-        return Restoration(result, (), () if mask is None else (mask,))
+                found = torch.zeros_like(blur[:, :1]) if found is None else found
+                found[..., rows, columns] += restored.masks[-1].to(blur.device) * weight
+        return Restoration(result, (), () if found is None else (found,))
+
+
+def predict_own_mask(
+    model: nn.Module, blur: Tensor, *, tile: int | None = None, overlap: int | None = None
+) -> Tensor | None:
+    """Predict the mask by which `restore` lets a `MaskedNetwork` compute.
+
+    Parameters
+    ----------
+    model, blur, tile, overlap
+        As for `restore`.
+
+    Returns
+    -------
+    (N, 1, ceil(H/s), ceil(W/s)) tensor of 0 and 1, or None
+        On the device of `blur`; None for other networks.
+
+    Raises
+    ------
+    ConfigError, TrainingError
+        As `restore` does.
+    """
+    if not isinstance(model, MaskedNetwork):
+        return None
+    tile, overlap = choose_windows(model, blur, tile, overlap)
+    with torch.no_grad(), _memory_errors_explained(tile or max(blur.shape[-2:])):
+        return predict_grid(model, blur, tile, overlap, device_of(model)).to(blur.device)
+
+
+def choose_windows(model: nn.Module, blur: Tensor, tile: int | None, overlap: int | None) -> tuple[int, int]:
+    """Side and overlap of the windows that `restore` uses; (0, 0) for the whole image at once.
+
+    Raises
+    ------
+    ConfigError, TrainingError
+        As `restore` does.
+    """
+    check_options(tile, overlap)
+    batch, channels, height, width = blur.shape
+    if tile:
+        tile = aligned_tile(tile, overlap or 0)
+    elif tile is None:
+        memory = memory_at_hand(device_of(model))
+        tile = choose_tile(model, (batch, channels, height, width), memory, blur.dtype)
+    if not tile or tile >= max(height, width):
+        return 0, 0
+    return tile, min(OVERLAP, tile // 2) if overlap is None else overlap
 
 
 def on_device(model: nn.Module, device: str | None) -> nn.Module:
@@ -104,6 +159,11 @@ def check_options(tile: int | None, overlap: int | None) -> None:
         aligned_tile(tile, overlap or 0)
     elif overlap is not None:
         raise ConfigError("an overlap needs a tile size")
+
+
+def _run(model: nn.Module, blur: Tensor, mask: Tensor | None, device: torch.device) -> Restoration:
+    blur = blur.to(device)
+    return model(blur) if mask is None else model(blur, mask.to(device))
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 import errno
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from support.pictures import MAKE, SRGB, camera_exif, profile, told, write_picture
 
 from relo.capture import RawFrame, write_dng
@@ -14,6 +16,8 @@ from relo.errors import ConfigError, ReloError, TrainingError
 from relo.images import read_image, write_image
 from relo.models import Restoration, create_model
 from relo.training import deblur, deblur_files, load_checkpoint, save_checkpoint
+from relo.training.inference import deblurring
+from relo.training.inference.photographs import read_photograph
 
 OPTIONS = {"num_res": 1, "width": 4}
 
@@ -75,6 +79,43 @@ def test_a_device_that_is_not_there_is_named(device):
         deblur(create_model("lbag", **OPTIONS), np.zeros((8, 8, 3)), device=device)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_values_away_from_blur_are_kept_exactly(dtype):
+    image = photograph(dtype, (300, 400))
+    if dtype == np.float64:
+        image[0, 0] = -0.5, 1 / 3, 1.5  # what the network is given is clipped nowhere, and has fewer digits
+    mask = np.zeros((300, 400), np.uint8)
+    mask[200:220, 300:310] = 255
+    torch.manual_seed(0)
+    model = create_model("lbag", **OPTIONS)
+    whole, restored = deblur(model, image), deblur(model, image, only_blurred=True, mask=mask)
+    assert restored.dtype == dtype
+    away = ndimage.distance_transform_edt(mask == 0) >= 16
+    assert np.array_equal(restored[away], image[away])
+    assert (restored[mask > 0] != image[mask > 0]).mean() > 0.5
+    np.testing.assert_allclose(
+        restored[mask > 0].astype(float), whole[mask > 0].astype(float), atol=1e-3 * np.max(image, initial=1)
+    )
+    assert np.array_equal(restored, deblur(model, image, only_blurred=True, mask=mask > 0))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [np.zeros((37, 51), bool), np.zeros((37, 50)), np.zeros((37, 50, 1), bool), np.zeros((37, 50), np.int64)],
+)
+def test_other_masks_are_refused(mask):
+    with pytest.raises(ValueError, match=r"expected a bool or uint8 mask of shape \(37, 50\)"):
+        deblur(Identity(), photograph(np.uint8), only_blurred=True, mask=mask)
+
+
+def test_options_of_regions_need_regions(checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match="Add --only-blurred"):
+        deblur(Identity(), photograph(np.uint8), mask=np.zeros((37, 50), bool))
+    for options in ({"mask_from": tmp_path}, {"compare": True}):
+        with pytest.raises(ConfigError, match="Add --only-blurred"):
+            deblur_files(checkpoint, [tmp_path], tmp_path / "out", **options)
+
+
 def test_files_keep_name_depth_and_kind(checkpoint, tmp_path):
     folder = tmp_path / "in"
     deep, shallow = photograph(np.uint16), photograph(np.uint8, (20, 21))
@@ -120,6 +161,20 @@ def test_inputs_and_other_results_are_never_overwritten(checkpoint, tmp_path):
     both = [tmp_path / "in" / "a.png", tmp_path / "in" / "a_mask.png"]
     result = deblur_files(checkpoint, both, tmp_path / "masks", masks=True)
     assert (len(result.written), [path.name for path, _ in result.failed]) == (1, ["a_mask.png"])
+
+
+def test_a_photograph_that_fails_takes_no_name(checkpoint, tmp_path):
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name).write_bytes(b"no picture")
+    write_image(tmp_path / "a.tif", photograph(np.uint8))
+    paths = [tmp_path / name for name in ("a.jpg", "a.png", "a.tif")]
+    result = deblur_files(checkpoint, paths, tmp_path / "out", masks=True)
+    assert [path.name for path in result.written] == ["a.tif"]
+    assert all("is no readable" in reason for _, reason in result.failed)
+    write_image(tmp_path / "a.png", photograph(np.uint8))
+    result = deblur_files(checkpoint, paths, tmp_path / "out", masks=True)
+    assert (result.written, len(result.failed)) == ((tmp_path / "out" / "a.png",), 2)
+    assert f"would overwrite {tmp_path / 'out' / 'a_mask.png'}" in result.failed[1][1], "it is that of a.png now"
 
 
 def test_one_file_named_twice_is_restored_once(checkpoint, tmp_path):
@@ -230,6 +285,125 @@ def test_a_checkpoint_with_a_network_of_ones_own(tmp_path):
         deblur_files(tmp_path / "model.safetensors", [tmp_path / "a.png"], tmp_path / "out")
     deblur_files(tmp_path / "model.safetensors", [tmp_path / "a.png"], tmp_path / "out", model=name)
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), photograph(np.uint8))
+
+
+class Grey(torch.nn.Module):
+    """Makes everything grey, and takes for blur what is bright."""
+
+    def forward(self, blur):
+        return Restoration(torch.full_like(blur, 0.5), (), (blur.mean(1, keepdim=True),))
+
+
+@pytest.fixture
+def grey(tmp_path, monkeypatch):
+    """A checkpoint that stands for `Grey`."""
+    found = SimpleNamespace(model=Grey())
+    monkeypatch.setattr(deblurring, "load_checkpoint", lambda path, model=None: found)
+    return tmp_path / "run"
+
+
+def with_bright_patch(dtype):
+    image = photograph(dtype, (260, 300)) // 4
+    image[100:140, 120:160] = np.iinfo(dtype).max // 10 * 9
+    return image
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("a.png", np.uint8), ("a.tif", np.uint16)])
+@pytest.mark.parametrize("given", [False, True])
+def test_files_are_restored_only_where_blurred(given, name, dtype, grey, tmp_path):
+    image = with_bright_patch(dtype)
+    write_image(tmp_path / name, image)
+    mask = np.zeros((260, 300), np.uint8)
+    mask[100:140, 120:160] = 255
+    Image.fromarray(mask).save(tmp_path / "a_mask.png")
+    options = {"mask_from": tmp_path / "a_mask.png"} if given else {}
+    result = deblur_files(
+        grey, [tmp_path / name], tmp_path / "out", only_blurred=True, masks=True, compare=True, **options
+    )
+    assert (len(result.written), result.failed) == (1, ())
+    restored = read_image(tmp_path / "out" / name)
+    with Image.open(tmp_path / "out" / "a_mask.png") as picture:
+        used = np.asarray(picture)
+    assert set(np.unique(used)) == {0, 255}
+    assert np.all(used[mask > 0] == 255)
+    assert given == np.array_equal(used, mask)
+    assert not used[ndimage.distance_transform_edt(mask == 0) > 18].any(), "12 px, to the corners of a square"
+    away = ndimage.distance_transform_edt(used == 0) >= 16
+    assert np.array_equal(restored[away], image[away])
+    assert np.all(np.abs(restored[used > 0] / np.iinfo(dtype).max - 0.5) < 1 / 255)
+    ((path, report),) = result.regions
+    assert path == tmp_path / name
+    assert report.blurred == pytest.approx((used > 0).mean())
+    assert 0.5 < report.computed < 1
+    assert report.comparison.blurred.maximum == 0
+    assert 255 * 0.25 < report.comparison.everywhere.maximum < 255 * 0.5 + 0.1
+    ((_, note),) = result.notes
+    assert note.startswith("differs from the restoration of the whole image by at most 12")
+    assert note.endswith("where it is blurred by nothing")
+
+
+def test_without_blur_the_file_is_the_input(grey, tmp_path):
+    image = photograph(np.uint16) // 4
+    write_image(tmp_path / "a.png", image)
+    result = deblur_files(grey, [tmp_path / "a.png"], tmp_path / "out", only_blurred=True)
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), image)
+    assert [note for _, note in result.notes] == ["no blur found: its pixels are left as they are"]
+    assert (result.regions[0][1].blurred, result.regions[0][1].computed) == (0, 0)
+
+
+def test_of_a_raw_file_the_developed_picture_is_kept(grey, tmp_path):
+    y, x = np.mgrid[:40, :64]
+    write_dng(tmp_path / "b.dng", RawFrame((600 + 40 * y + 25 * x).astype(np.uint16), "RGGB", (512.0,) * 4, 4095.0))
+    mask = np.zeros((40, 64), np.uint8)
+    mask[:4, :4] = 255
+    Image.fromarray(mask).save(tmp_path / "b_mask.png")
+    result = deblur_files(grey, [tmp_path / "b.dng"], tmp_path / "out", only_blurred=True, mask_from=tmp_path)
+    assert result.failed == ()
+    restored, developed = read_image(tmp_path / "out" / "b.tif"), read_photograph(tmp_path / "b.dng").image
+    assert np.array_equal(restored[:, 20:], developed[:, 20:])
+    assert np.all(restored[:4, :4] == 32768)
+
+
+def test_a_wrong_mask_does_not_stop_the_others(grey, tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        write_image(tmp_path / "in" / name, photograph(np.uint8))
+    (tmp_path / "masks").mkdir()
+    for name, size in (("a.png", (37, 51)), ("c.png", (37, 50))):
+        Image.fromarray(np.full(size, 255, np.uint8)).save(tmp_path / "masks" / name)
+    result = deblur_files(
+        grey, [tmp_path / "in"], tmp_path / "out", only_blurred=True, mask_from=tmp_path / "masks"
+    )
+    assert [path.name for path in result.written] == ["c.png"]
+    assert [path.name for path, _ in result.failed] == ["a.png", "b.png"]
+    assert "51x37, the frame is 50x37" in result.failed[0][1]
+    assert "holds no mask of b.png" in result.failed[1][1]
+
+
+def test_given_masks_are_never_overwritten(grey, tmp_path):
+    write_image(tmp_path / "in" / "a.tif", photograph(np.uint8))
+    (tmp_path / "out").mkdir()
+    mask = tmp_path / "out" / "a_mask.png"
+    Image.fromarray(np.full((37, 50), 200, np.uint8)).save(mask)
+    before = mask.read_bytes()
+    options = {"only_blurred": True, "mask_from": tmp_path / "out", "overwrite": True}
+    result = deblur_files(grey, [tmp_path / "in"], tmp_path / "out", masks=True, **options)
+    assert "would overwrite" in result.failed[0][1]
+    assert deblur_files(grey, [tmp_path / "in"], tmp_path / "out", **options).failed == ()
+    assert mask.read_bytes() == before
+
+
+def test_a_network_without_masks_asks_for_them(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, create_model("mimo_unet", **OPTIONS), "mimo_unet", OPTIONS, {})
+    write_image(tmp_path / "a.png", photograph(np.uint8))
+    with pytest.raises(TrainingError, match=r"model.safetensors: its network predicts no blur mask.*--mask-from"):
+        deblur_files(path, [tmp_path], tmp_path / "out", only_blurred=True)
+    Image.fromarray(np.full((37, 50), 255, np.uint8)).save(tmp_path / "mask.png")
+    options = {"only_blurred": True, "mask_from": tmp_path / "mask.png", "masks": True}
+    result = deblur_files(path, [tmp_path / "a.png"], tmp_path / "out", **options)
+    assert len(result.written) == 1
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), deblur(path, photograph(np.uint8)))
+    assert (tmp_path / "out" / "a_mask.png").is_file()
 
 
 def test_nothing_to_do_is_an_error(checkpoint, tmp_path):
