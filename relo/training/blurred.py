@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
+from relo.shards.reader import Sample
 from relo.shards.tiles import TILE
 from relo.training.sampling import Box
 
-if TYPE_CHECKING:
-    from relo.shards import Sample
-
 _Key = tuple[str, int, Box]
+
+
+class AllBlurred(Sample):
+    """A pair that is taken for blurred everywhere, as by a moving camera, whatever its mask."""
+
+    def crop(self, name: str, y: int, x: int, height: int, width: int) -> NDArray[np.generic]:
+        """Window of an image as of any pair; all of a window of "mask" is 255."""
+        if name == "mask":
+            return np.full((height, width), 255, np.uint8)
+        return super().crop(name, y, x, height, width)
 
 
 class BlurredPixels:

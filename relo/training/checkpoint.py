@@ -19,7 +19,8 @@ from relo.atomic import unfinished
 from relo.config import canonical_json
 from relo.errors import ConfigError, TrainingError
 from relo.models import create_model, is_own, load_weights
-from relo.models.weights import is_safetensors, read_state_dict, recognise
+from relo.models.recognition import recognise
+from relo.models.weights import is_safetensors, read_state_dict
 
 if TYPE_CHECKING:
     from torch import nn
@@ -122,7 +123,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -
             told = f"is no {model}, by its header a {header['model']} ({error.reason})"
             raise ConfigError(told, file=file, advice="Leave --model away.") from error
         raise TrainingError(f"does not describe a model that this relo knows ({error})", file=file) from error
-    load_weights(network, file)
+    _require_all(load_weights(network, file), model or name, file)
     return Checkpoint(file, model or name, options, training, network.eval())
 
 
@@ -166,13 +167,18 @@ def _published(file: Path, model: str | None) -> Checkpoint:
         left = load_weights(network, state)
     except TrainingError as error:
         raise TrainingError(error.reason, file=file, advice=error.advice) from error
+    _require_all(left, name, file)
+    return Checkpoint(file, name, options, {}, network.eval())
+
+
+def _require_all(left: tuple[str, ...], name: str, file: Path) -> None:
+    """Refuse weights with which only a part of the network would be trained."""
     if left:
         raise TrainingError(
             f"holds no trained {name}: {len(left)} tensors would stay untrained",
             file=file,
             advice="Leave --model away, or train from these weights with --set model.weights=FILE.",
         )
-    return Checkpoint(file, name, options, {}, network.eval())
 
 
 def _build(name: str, options: dict[str, Any], file: Path) -> nn.Module:

@@ -1,13 +1,14 @@
 """Patches and whole images from shards, as torch datasets.
 
-A patch is decided by (seed, epoch, index) alone: neither the number of loader processes nor an
-interruption changes what is drawn.
+A patch is decided by seed and draw alone: neither the number of loader processes nor an interruption changes what
+is drawn.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
@@ -19,14 +20,30 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from relo.errors import TrainingError
-from relo.training.blurred import BlurredPixels
-from relo.training.recipe import Recipe
-from relo.training.sampling import Box, blur_aware_corner, interior, mirror, published_corner, valid_box
+from relo.training.blurred import AllBlurred, BlurredPixels
+from relo.training.mixture import Mixture
+from relo.training.order import Groups, spread_order
+from relo.training.recipe import Recipe, Stage
+from relo.training.sampling import Box, blur_aware_corner, interior, mirror, published_corner, turn, valid_box
 
 if TYPE_CHECKING:
     from relo.shards import Dataset, Sample
 
-Draw = tuple[int, int]  # epoch, index
+
+class Draw(NamedTuple):
+    """Which patch.
+
+    Attributes
+    ----------
+    epoch : int
+    pair : int
+    crop : int
+        Side of the patch [px]; 0 for that of the recipe.
+    """
+
+    epoch: int
+    pair: int
+    crop: int = 0
 
 
 class Item(TypedDict):
@@ -47,17 +64,19 @@ class Item(TypedDict):
 
 
 class Patches(TorchDataset[Item]):
-    """Patches of a dataset by (epoch, index), cut within the valid part of each frame.
+    """Patches of a dataset by draw, cut within the valid part of each frame.
 
-    Patches of 8-bit frames are uint8, a quarter of what has to go from a loader process to the one that trains;
-    `to_float` belongs there.
+    Where all frames are of 8 bits, patches are uint8, a quarter of what has to go from a loader process to the one
+    that trains; `to_float` belongs there.
 
     Parameters
     ----------
     dataset : relo.shards.Dataset
         At least one pair.
     recipe : Recipe
-        Its crop, bapc, bapc_form, hflip, vflip and seed.
+        Its crop, bapc, bapc_form, hflip, vflip, rotate and seed.
+    all_blurred : collection of int
+        Numbers of the pairs that are taken for blurred everywhere, whatever their masks.
 
     Raises
     ------
@@ -65,30 +84,38 @@ class Patches(TorchDataset[Item]):
         The valid part of some frame is smaller than a patch.
     """
 
-    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+    def __init__(self, dataset: Dataset, recipe: Recipe, all_blurred: Collection[int] = ()) -> None:
         self.dataset = dataset
         self.recipe = recipe
+        self.all_blurred = all_blurred
         self._blurred = BlurredPixels()
+        # One dtype for all: a batch may have frames of several shards.
+        self._as_bytes = all(shard.bits == 8 for shard in dataset.shards)
         self.areas = {shard.path: valid_box(shard.valid) for shard in dataset.shards}
+        largest = max(recipe.crops)
         for path, area in self.areas.items():
-            if min(area.height, area.width) < recipe.crop:
+            if min(area.height, area.width) < largest:
+                fits = min(area.height, area.width) // 4 * 4
+                one_size = " and --set progressive=[]" if recipe.progressive else ""
                 raise TrainingError(
-                    f"patches of {recipe.crop} px do not fit into its valid {area.width} x {area.height} px",
+                    f"patches of {largest} px do not fit into its valid {area.width} x {area.height} px",
                     file=path,
-                    advice=f"Use --set crop={min(area.height, area.width) // 4 * 4} or less.",
+                    advice=f"Use --set crop={fits} or less{one_size}.",
                 )
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, draw: Draw) -> Item:
-        epoch, index = draw
-        sample, recipe = self.dataset[index], self.recipe
-        rng = default_rng([recipe.seed, epoch, index])
-        window = Box(*self._corner(sample, rng), recipe.crop, recipe.crop)
+    def __getitem__(self, draw: Draw | tuple[int, int]) -> Item:
+        epoch, pair, crop = Draw(*draw)
+        sample, recipe, size = self.dataset[pair], self.recipe, crop or self.recipe.crop
+        if pair in self.all_blurred:
+            sample = AllBlurred(sample.shard, sample.index)
+        rng = default_rng([recipe.seed, epoch, pair])
+        window = Box(*self._corner(sample, size, rng), size, size)
         images = [sample.crop(name, *window) for name in ("blur", "sharp", "mask")]
-        blur, sharp, mask = mirror(images, rng, recipe.hflip, recipe.vflip)
-        if blur.dtype != np.uint8:
+        blur, sharp, mask = turn(mirror(images, rng, recipe.hflip, recipe.vflip), rng, recipe.rotate)
+        if not self._as_bytes:
             return to_item(sample, blur, sharp, mask)
         return {
             "blur": torch.from_numpy(np.ascontiguousarray(blur.transpose(2, 0, 1))),
@@ -97,8 +124,8 @@ class Patches(TorchDataset[Item]):
             "name": f"{sample.scene}/{sample.id}",
         }
 
-    def _corner(self, sample: Sample, rng: Generator) -> tuple[int, int]:
-        area, size, blurred = self.areas[sample.shard.path], self.recipe.crop, self._blurred
+    def _corner(self, sample: Sample, size: int, rng: Generator) -> tuple[int, int]:
+        area, blurred = self.areas[sample.shard.path], self._blurred
         if self.recipe.bapc_form == "clean":
             return blur_aware_corner(
                 area, size, rng, lambda share: blurred.pick(sample, area, share), self.recipe.bapc
@@ -139,12 +166,12 @@ class WholeImages(TorchDataset[Item]):
 
 
 class EndlessBatches(Sampler[list[Draw]]):
-    """Batches of (epoch, index) without end: every epoch is a new permutation of all pairs.
+    """Batches of draws without end: every epoch of a source is a new permutation of all its pairs.
 
     Parameters
     ----------
-    count : int
-        Number of pairs.
+    pairs : int or Mixture
+        Number of pairs, or those of several sources.
     batch : int
         Draws per batch; a batch may reach into the next epoch.
     seed : int
@@ -154,81 +181,62 @@ class EndlessBatches(Sampler[list[Draw]]):
         Scene and shard of each pair, for an order that spreads scenes and reads few shards at a time.
     share : (k, n)
         Give only part k of n of each batch, of batch / n draws: what one of n processes trains on. The parts
-        together are the batch, whatever n is.
+        together are the batch, whatever n is; with several sources, parts need not have the same of each.
+    stages : sequence of Stage
+        The first batches, where they are of another size and of patches of another size.
     """
 
     def __init__(
         self,
-        count: int,
+        pairs: int | Mixture,
         batch: int,
         seed: int,
         start: int = 0,
         groups: Groups | None = None,
         share: tuple[int, int] = (0, 1),
+        stages: Sequence[Stage] = (),
     ) -> None:
-        self.count, self.batch, self.seed, self.start, self.groups = count, batch, seed, start, groups
-        self.share = share
+        self.mixture = pairs if isinstance(pairs, Mixture) else Mixture((pairs,))
+        self.batch, self.seed, self.start, self.groups = batch, seed, start, groups
+        self.share, self.stages = share, stages
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, position = divmod(self.start * self.batch, self.count)
-        order = self._order(epoch)
-        while True:
+        first = self._draws_before_start()
+        part, parts = self.share
+        orders = [(-1, np.empty(0, np.int64))] * len(self.mixture.counts)  # epoch and order that each source is at
+        for step in count(self.start):
+            batch, crop = self._stage(step)
             draws = []
-            for _ in range(self.batch):
-                if position == self.count:
-                    epoch, position = epoch + 1, 0
-                    order = self._order(epoch)
-                draws.append((epoch, int(order[position])))
-                position += 1
-            part, parts = self.share
-            yield draws[part::parts]
+            for number in range(first + part, first + batch, parts):
+                source, position = self.mixture.place(number)
+                epoch, position = divmod(position, self.mixture.counts[source])
+                if orders[source][0] != epoch:
+                    orders[source] = epoch, self._order(source, epoch)
+                draws.append(Draw(epoch, int(orders[source][1][position]), crop))
+            yield draws
+            first += batch
 
-    def _order(self, epoch: int) -> NDArray[np.int64]:
-        rng = default_rng([self.seed, epoch])
-        return rng.permutation(self.count) if self.groups is None else spread_order(self.groups, rng)
+    def _draws_before_start(self) -> int:
+        batches, draws = self.start, 0
+        for stage in self.stages:
+            draws += min(batches, stage.steps) * stage.batch
+            batches -= min(batches, stage.steps)
+        return draws + batches * self.batch
 
+    def _stage(self, step: int) -> tuple[int, int]:
+        """Batch and crop of a step."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage.batch, stage.crop
+            step -= stage.steps
+        return self.batch, 0
 
-class Groups(NamedTuple):
-    """What `spread_order` needs to know of the pairs.
-
-    Attributes
-    ----------
-    scene, shard : (N,) int array
-        Numbers of each pair's scene and shard.
-    shards_at_once : int
-        Shards that the order draws from at a time; 0 for all.
-    """
-
-    scene: NDArray[np.int64]
-    shard: NDArray[np.int64]
-    shards_at_once: int
-
-    @classmethod
-    def of(cls, dataset: Dataset, shards_at_once: int) -> Groups:
-        """Groups of a dataset's pairs."""
-        counts = [shard.count for shard in dataset.shards]
-        scenes = np.unique([shard.scene for shard in dataset.shards], return_inverse=True)[1]
-        return cls(np.repeat(scenes, counts), np.repeat(np.arange(len(counts)), counts), shards_at_once)
-
-
-def spread_order(groups: Groups, rng: Generator) -> NDArray[np.int64]:
-    """Permutation of all pairs in which neighbours seldom share a scene, and few shards are read at a time.
-
-    Shards are drawn into groups of `shards_at_once`. Within a group the pairs of each scene are shuffled and laid
-    out evenly, with a random offset for each: pair k of n of a scene comes at (k + u) / n of the way.
-    """
-    shards = rng.permutation(int(groups.shard.max(initial=-1)) + 1)
-    size = groups.shards_at_once or max(1, len(shards))
-    order = []
-    for first in range(0, len(shards), size):
-        pairs = rng.permutation(np.flatnonzero(np.isin(groups.shard, shards[first : first + size])))
-        place = np.empty(len(pairs))
-        scenes = groups.scene[pairs]
-        for scene in np.unique(scenes):
-            mine = np.flatnonzero(scenes == scene)
-            place[mine] = (np.arange(len(mine)) + rng.random(len(mine))) / len(mine)
-        order.append(pairs[np.argsort(place, kind="stable")])
-    return np.concatenate(order) if order else np.empty(0, np.int64)
+    def _order(self, source: int, epoch: int) -> NDArray[np.int64]:
+        first, pairs = self.mixture.firsts[source], self.mixture.counts[source]
+        rng = default_rng([self.seed, epoch, 0, source] if source else [self.seed, epoch])
+        if self.groups is None:
+            return first + rng.permutation(pairs)
+        return first + spread_order(self.groups.part(first, pairs), rng)
 
 
 def hold_out_scenes(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset | None]:

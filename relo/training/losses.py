@@ -1,4 +1,7 @@
-"""Training losses of LBAG and MIMO-UNet (Li et al. 2023, section 4 and public code; Cho et al. 2021).
+"""Training losses on restored images and masks, and the sum of all terms that a recipe asks for.
+
+Those of LBAG and MIMO-UNet (Li et al. 2023, section 4 and public code; Cho et al. 2021), NAFNet's PSNR and
+LMD-ViT's form of the frequency term (public code of both). What M2AENet adds is in `relo.training.motion_losses`.
 
 Convention: predictions and targets are (N, C, H, W) tensors in [0, 1]; an image loss gives one value
 per image, (N,). Scales are ordered coarse to fine, as in `relo.models.Restoration`.
@@ -14,6 +17,9 @@ from torch import Tensor
 
 from relo.models import Restoration
 from relo.models.layers import crop_to, pad_to_multiple
+from relo.models.m2aenet.trajectories import TrajectoryForm
+from relo.models.restoration import MotionRestoration
+from relo.training.motion_losses import motion_terms
 from relo.training.recipe import LossWeights
 from relo.training.structure import ssim_map
 
@@ -48,6 +54,27 @@ def msfr_real_imag(pred: Tensor, target: Tensor) -> Tensor:
     """
     difference = torch.fft.fft2(_at_least_single(pred) - _at_least_single(target))
     return torch.view_as_real(difference).abs().mean(dim=(1, 2, 3, 4))
+
+
+def msfr_windows(pred: Tensor, target: Tensor) -> Tensor:
+    """Frequency reconstruction loss as in LMD-ViT's code: (N,).
+
+    Mean absolute difference of the amplitudes sqrt(re^2 + im^2 + 1e-8) of 49 windows: the image is cut into 8 x 8
+    cells, of which each window has 2 x 2, one cell apart. Rows and columns beyond 8 whole cells belong to none.
+
+    Raises
+    ------
+    ValueError
+        A side is shorter than 8 px.
+    """
+    if min(pred.shape[-2:]) < 8:
+        raise ValueError(f"8 x 8 cells need sides of at least 8 pixels, got {tuple(pred.shape[-2:])}")
+    return (_amplitudes(pred) - _amplitudes(target)).abs().mean(dim=(1, 2, 3, 4, 5))
+
+
+def psnr(pred: Tensor, target: Tensor) -> Tensor:
+    """Negative peak signal-to-noise ratio of each image, 10 log10(MSE + 1e-8) as in NAFNet's code [dB]: (N,)."""
+    return 10 * torch.log10((pred - target).square().mean(dim=(1, 2, 3)) + 1e-8)
 
 
 def shift_invariant(loss: ImageLoss, pred: Tensor, target: Tensor) -> Tensor:
@@ -127,16 +154,30 @@ def mask_loss(predicted: tuple[Tensor, ...], mask: Tensor) -> Tensor:
     return torch.stack(errors).sum()
 
 
-def total_loss(restored: Restoration, sharp: Tensor, mask: Tensor, weights: LossWeights) -> dict[str, Tensor]:
-    """Weighted sum of the terms that `weights` asks for.
+FREQUENCY_FORMS = {"modulus": msfr, "real_imag": msfr_real_imag, "windows": msfr_windows}
+
+
+def total_loss(
+    restored: Restoration | MotionRestoration,
+    sharp: Tensor,
+    mask: Tensor,
+    weights: LossWeights,
+    blur: Tensor | None = None,
+    trajectory_form: TrajectoryForm = "quadratic",
+) -> dict[str, Tensor]:
+    """Weighted sum of the terms that `weights` asks for, but for those that the network gives nothing for.
 
     Parameters
     ----------
-    restored : Restoration
-        With or without scales and masks; the mask term needs masks.
+    restored : Restoration or MotionRestoration
+        With or without scales and masks; the mask term needs masks, the terms of motion a `MotionRestoration`.
     sharp : (N, 3, H, W) tensor
     mask : (N, 1, H, W) tensor of 0 and 1
     weights : LossWeights
+    blur : (N, 3, H, W) tensor, optional
+        What was restored, for the reblur term.
+    trajectory_form : {"quadratic", "linear", "learned"}
+        What the offsets of a `MotionRestoration` mean, see `relo.models.m2aenet.trajectory`.
 
     Returns
     -------
@@ -145,8 +186,12 @@ def total_loss(restored: Restoration, sharp: Tensor, mask: Tensor, weights: Loss
     """
     outputs = restored.scales or (restored.image,)
     targets = scale_targets(sharp)[-len(outputs) :]
-    frequency = msfr if weights.msfr_form == "modulus" else msfr_real_imag
-    image_terms = (("l1", l1, weights.l1), ("ssim", ssim, weights.ssim), ("msfr", frequency, weights.msfr))
+    image_terms = (
+        ("l1", l1, weights.l1),
+        ("ssim", ssim, weights.ssim),
+        ("msfr", FREQUENCY_FORMS[weights.msfr_form], weights.msfr),
+        ("psnr", psnr, weights.psnr),
+    )
     terms: dict[str, Tensor] = {}
     total = sharp.new_zeros(())
     for name, loss, weight in image_terms:
@@ -160,7 +205,20 @@ def total_loss(restored: Restoration, sharp: Tensor, mask: Tensor, weights: Loss
     if weights.mask and restored.masks:
         terms["mask"] = mask_loss(restored.masks, mask)
         total = total + weights.mask * terms["mask"]
+    if isinstance(restored, MotionRestoration):
+        motion = motion_terms(restored, sharp, mask, weights, blur, trajectory_form)
+        total = total + sum(getattr(weights, name) * term for name, term in motion.items())
+        terms |= motion
     return terms | {"total": total}
+
+
+def _amplitudes(image: Tensor) -> Tensor:
+    """Fourier amplitudes of 7 x 7 windows: (N, C, 7, 7, h, w)."""
+    cells = [side // 8 for side in image.shape[-2:]]
+    windows = _at_least_single(image)[..., : 8 * cells[0], : 8 * cells[1]]
+    for dim, cell in zip((2, 3), cells, strict=True):
+        windows = windows.unfold(dim, 2 * cell, cell)
+    return (torch.view_as_real(torch.fft.fft2(windows)).square().sum(dim=-1) + 1e-8).sqrt()
 
 
 def _at_least_single(image: Tensor) -> Tensor:

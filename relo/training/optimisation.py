@@ -6,10 +6,12 @@ Imported only by a running `train`, because it needs the optional package lightn
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +20,26 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from relo.models import Restoration
+from relo.models.m2aenet.trajectories import TrajectoryForm
 from relo.training.data import to_float
 from relo.training.losses import total_loss
-from relo.training.recipe import Recipe
+from relo.training.recipe import Cosine, Recipe
 from relo.training.run.channels_last import guard_group_norms
 from relo.training.run.distributed import Processes
 from relo.training.run.loss_log import LossLog
 
 
 class RestorationTraining(LightningModule):
-    """The optimisation of one restoration network: the recipe's loss, Adam, stepwise decay, averaged weights.
+    """The optimisation of one restoration network: the recipe's loss, AdamW and its rate, averaged weights.
 
     Parameters
     ----------
     model : torch.nn.Module
+        The attribute `trajectory_form` of one that gives motion tells what its offsets mean; "quadratic" without.
     recipe : Recipe
     losses : LossLog
         Told the terms of each step.
@@ -46,6 +51,7 @@ class RestorationTraining(LightningModule):
         self.memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.recipe, self.losses = recipe, losses
+        self.trajectory_form: TrajectoryForm = getattr(model, "trajectory_form", "quadratic")
         # Not torch's AveragedModel, which asks the device for its count, and so waits for it, at every step.
         self.average = deepcopy(self.model).requires_grad_(False).eval() if recipe.ema else None
         if recipe.compile:
@@ -74,7 +80,10 @@ class RestorationTraining(LightningModule):
         restored = self.model(batch["blur"].contiguous(memory_format=self.memory_format))
         # The Fourier and SSIM terms need single precision whatever the network runs in.
         with torch.autocast(self.device.type, enabled=False):
-            terms = total_loss(restored.to(torch.float32), batch["sharp"], batch["mask"], self.recipe.loss)
+            single = restored.to(torch.float32)
+            terms = total_loss(
+                single, batch["sharp"], batch["mask"], self.recipe.loss, batch["blur"], self.trajectory_form
+            )
         loss = terms.pop("total")
         self.losses.add(self.global_step + 1, {"loss": loss, **terms}, batch["name"])
         return loss
@@ -107,11 +116,27 @@ class RestorationTraining(LightningModule):
             model.train(training)
 
     def configure_optimizers(self) -> Any:
-        """Adam with beta 0.9 and 0.999 and without weight decay, its rate decayed by steps."""
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.recipe.lr)
-        milestones = list(self.recipe.milestones)
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, self.recipe.gamma)
+        """AdamW, which without weight decay is Adam, its rate decayed by steps or along a cosine."""
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+        )
+        scheduler: lr_scheduler.LRScheduler
+        if recipe.cosine:
+            scheduler = lr_scheduler.LambdaLR(optimizer, partial(cosine_factor, recipe.cosine, recipe.lr))
+        else:
+            scheduler = lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def cosine_factor(cosine: Cosine, lr: float, step: int) -> float:
+    """Learning rate after `step` steps as a share of `lr`: 1 at first, in the end lr_min / lr.
+
+    A function of the step alone: a run that is resumed, or goes on beyond the fall, has the rate of a straight one.
+    """
+    fallen = min(max(step - cosine.hold, 0) / cosine.steps, 1.0)
+    least = cosine.lr_min / lr
+    return least + (1 - least) * (1 + math.cos(math.pi * fallen)) / 2
 
 
 @contextmanager
@@ -128,6 +153,8 @@ def lightning_trainer(
             warnings.simplefilter("ignore", PossibleUserWarning)
             # Lightning 2.6 with torch 2.13: its own use of a class that torch has deprecated.
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
+            # Several processes and channels_last: parameters of one pixel have two orders in memory, both right.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view", category=UserWarning)
             yield Trainer(
                 accelerator=device,
                 devices=processes.local_size,

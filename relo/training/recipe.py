@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -53,22 +54,93 @@ class LossWeights(Config):
 
     Attributes
     ----------
-    l1, ssim, msfr : float
-        Image terms, summed over the output scales.
-    msfr_form : {"modulus", "real_imag"}
-        LBAG's or MIMO-UNet's form of the frequency term.
+    l1, ssim, msfr, psnr : float
+        Image terms, summed over the output scales. `psnr` is NAFNet's, in dB and negative.
+    msfr_form : {"modulus", "real_imag", "windows"}
+        LBAG's, MIMO-UNet's or LMD-ViT's form of the frequency term.
     mask : float
         Mask term lambda_g: 0.1 in the public configuration, 0.01 in the paper.
     shift_invariant : bool
         Whether each image term is the least over nine shifts of the target by at most one pixel.
+    mask_ce : float
+        Cross-entropy of M2AENet's mask, see `relo.training.motion_losses`.
+    mask_ce_form : {"half", "any"}
+        Which blocks of pixels it takes for blurred: those with at least half of their pixels blurred, or with any.
+    reblur : float
+        Term of M2AENet's motion: the sharp image, moved along it, must give the blurred one.
+    reblur_form : {"mean", "pooled"}
+        How the moved frames are averaged where one of them has a hole.
+    tv : float
+        Total variation of that motion.
     """
 
     l1: float = Field(default=1.0, ge=0)
     ssim: float = Field(default=1.0, ge=0)
     msfr: float = Field(default=0.1, ge=0)
-    msfr_form: Literal["modulus", "real_imag"] = "modulus"
+    psnr: float = Field(default=0.0, ge=0)
+    msfr_form: Literal["modulus", "real_imag", "windows"] = "modulus"
     mask: float = Field(default=0.1, ge=0)
     shift_invariant: bool = True
+    mask_ce: float = Field(default=0.0, ge=0)
+    mask_ce_form: Literal["half", "any"] = "half"
+    reblur: float = Field(default=0.0, ge=0)
+    reblur_form: Literal["mean", "pooled"] = "mean"
+    tv: float = Field(default=0.0, ge=0)
+
+
+class Cosine(Config):
+    """A learning rate that falls along half a cosine instead of by milestones.
+
+    Attributes
+    ----------
+    steps : int
+        Length of the fall; afterwards the rate stays at `lr_min`. Not that of the run, which `--resume` may extend.
+    hold : int
+        Steps at the full rate before the fall.
+    lr_min : float
+    """
+
+    steps: int = Field(ge=1)
+    hold: int = Field(default=0, ge=0)
+    lr_min: float = Field(default=0.0, ge=0)
+
+
+class Stage(Config):
+    """Steps with patches of another size and number than the rest of the run, as in Restormer's training.
+
+    Attributes
+    ----------
+    steps : int
+    crop, batch : int
+        In place of those of the recipe.
+    """
+
+    steps: int = Field(ge=1)
+    crop: int = Field(ge=4)
+    batch: int = Field(ge=1, le=65_536)
+
+
+class Source(Config):
+    """A further dataset to train on.
+
+    Attributes
+    ----------
+    path : str
+        Dataset folder or shard; its train split is drawn from. A resumed run may find it in another place.
+    share : float
+        Share of all patches that are drawn from it, exactly.
+    masks : {"stored", "ones"}
+        "ones" takes every pixel for blurred, whatever the masks of the dataset: for blur by a moving camera.
+    """
+
+    path: str = Field(min_length=1)
+    share: float = Field(gt=0, lt=1)
+    masks: Literal["stored", "ones"] = "stored"
+
+    @property
+    def exact_share(self) -> Fraction:
+        """The share as it was written, without the rounding of binary numbers."""
+        return Fraction(str(self.share))
 
 
 class Recipe(Config):
@@ -85,11 +157,21 @@ class Recipe(Config):
         Patches per step; with several processes (torchrun), of all of them together.
     crop : int
         Side of the square patches [px], a multiple of 4.
+    progressive : tuple of Stage
+        Stages that the run begins with, with another `batch` and `crop`.
+    sources : tuple of Source
+        Further datasets to draw patches from. Validation looks at the first dataset only.
     lr : float
-        Learning rate of Adam.
+        Learning rate of AdamW.
+    betas : (float, float)
+        Decays of its running means of the gradient and of the gradient squared.
+    weight_decay : float
+        Share of lr by which every parameter shrinks in a step; with 0 AdamW is Adam.
     milestones : tuple of int
         Steps at which the learning rate is multiplied by `gamma`.
     gamma : float
+    cosine : Cosine, optional
+        Another fall of the learning rate; `milestones` must then be empty.
     clip : float
         Largest norm of the gradient of all parameters together, to which a larger one is scaled down; 0 for none.
     ema : float
@@ -101,8 +183,8 @@ class Recipe(Config):
     bapc_form : {"clean", "published"}
         How its corner is drawn: as the paper says, or with the peculiarities of the public code, see
         `relo.training.sampling.published_corner`.
-    hflip, vflip : float
-        Probabilities of mirroring a patch left-right, top-bottom.
+    hflip, vflip, rotate : float
+        Probabilities of mirroring a patch left-right, top-bottom, and then of turning it by 90 degrees.
     seed : int
         Of the initial parameters, the patches and the dropout.
     val_fraction : float
@@ -137,9 +219,14 @@ class Recipe(Config):
     steps: int = Field(default=300_000, ge=1)
     batch: int = Field(default=12, ge=1, le=65_536)
     crop: int = Field(default=256, ge=4)
+    progressive: tuple[Stage, ...] = ()
+    sources: tuple[Source, ...] = ()
     lr: float = Field(default=1e-4, gt=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
     milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000, 500_000, 600_000)
     gamma: float = Field(default=0.5, gt=0, le=1)
+    cosine: Cosine | None = None
     clip: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     loss: LossWeights = LossWeights()
@@ -147,6 +234,7 @@ class Recipe(Config):
     bapc_form: Literal["clean", "published"] = "clean"
     hflip: float = Field(default=0.5, ge=0, le=1)
     vflip: float = Field(default=0.0, ge=0, le=1)
+    rotate: float = Field(default=0.0, ge=0, le=1)
     seed: int = Field(default=0, ge=0, lt=2**63)  # torch takes no larger one
     val_fraction: float = Field(default=0.1, ge=0, lt=1)
     val_every: int = Field(default=10_000, ge=1)
@@ -165,13 +253,32 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
-        if self.crop % 4:
-            raise ValueError(f"crop must be a multiple of 4, got {self.crop}")
-        if self.loss.ssim and self.crop < 44:
+        odd = [crop for crop in self.crops if crop % 4]
+        if odd:
+            raise ValueError(f"crop must be a multiple of 4, got {odd[0]}")
+        if self.loss.ssim and min(self.crops) < 44:
             raise ValueError("the SSIM loss needs 11 pixels at quarter scale: crop must be at least 44")
+        if self.loss.msfr and self.loss.msfr_form == "windows" and min(self.crops) < 32:
+            raise ValueError("msfr_form=windows needs 8 pixels at quarter scale: crop must be at least 32")
         if list(self.milestones) != sorted(set(self.milestones)) or any(step < 1 for step in self.milestones):
             raise ValueError("milestones must be rising positive steps")
+        if self.cosine and self.milestones:
+            raise ValueError("cosine and milestones exclude each other: set milestones=[], or cosine=null")
+        if self.cosine and self.cosine.lr_min > self.lr:
+            raise ValueError(f"cosine.lr_min must not be above lr, {self.lr}")
+        if sum(source.exact_share for source in self.sources) >= 1:
+            raise ValueError("the shares of the sources must sum to less than 1: the rest is that of SRC")
         return self
+
+    @property
+    def crops(self) -> tuple[int, ...]:
+        """Sides of the patches [px], stage after stage."""
+        return (*(stage.crop for stage in self.progressive), self.crop)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Numbers of patches per step, stage after stage."""
+        return (*(stage.batch for stage in self.progressive), self.batch)
 
 
 def list_recipes() -> tuple[str, ...]:
@@ -214,5 +321,9 @@ def recipe_yaml(recipe: Recipe) -> str:
 
 
 def what_changes_the_result(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings that a resumed run must share with the run it continues."""
-    return {key: value for key, value in recipe.model_dump(mode="json").items() if key not in RUN_ONLY}
+    """Return the settings that a resumed run must share with the run it continues.
+
+    Where the sources lie is none of them: what they hold is compared by their fingerprints.
+    """
+    settings = recipe.model_dump(mode="json", exclude={"sources": {"__all__": {"path"}}})
+    return {key: value for key, value in settings.items() if key not in RUN_ONLY}

@@ -145,6 +145,11 @@ def mirror(images: list[NDArray[Any]], rng: Generator, hflip: float, vflip: floa
     return [image[::step_y, ::step_x] for image in images]
 
 
+def turn(images: list[NDArray[Any]], rng: Generator, probability: float) -> list[NDArray[Any]]:
+    """Turn all square (S, S[, C]) images alike, by 90 degrees counter-clockwise with `probability`."""
+    return [np.rot90(image) for image in images] if rng.random() < probability else images
+
+
 def valid_box(valid: NDArray[np.uint8]) -> Box:
     """Large rectangle of valid pixels.
 

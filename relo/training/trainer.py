@@ -15,32 +15,36 @@ import os
 import platform
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
 from relo import __version__
-from relo.atomic import file_sha256, write_text, writing_to
+from relo.atomic import write_text, writing_to
 from relo.errors import ConfigError, MissingExtraError, ReloError, TrainingError
 from relo.locks import locked
 from relo.models import create_model, load_weights
 from relo.parallel import reuse_freed_memory
 from relo.resources import usable_cores
-from relo.shards import Dataset, open_dataset
+from relo.shards import Dataset
 from relo.shards.memory import in_memory
-from relo.shards.reader import read_index
-from relo.shards.schema import DATASET_FILE
 from relo.training.checkpoint import BEST_NAME, FILE_NAME
-from relo.training.data import EndlessBatches, Groups, Item, Patches, WholeImages, hold_out_scenes
+from relo.training.data import EndlessBatches, Item, Patches, WholeImages, hold_out_scenes
+from relo.training.mixture import Mixture
+from relo.training.order import Groups
 from relo.training.recipe import Recipe, recipe_yaml
 from relo.training.run.distributed import Processes
 from relo.training.run.files import LAST, RECIPE, RUN, claim, resume_step, weights_file
+from relo.training.sources import combine, describe, open_sources, training_split
+
+if TYPE_CHECKING:
+    from relo.training.run.loss_log import LossLog
 
 LOADER_GRACE_S = 30  # how long a loader process outlives a SIGTERM
 
@@ -127,11 +131,13 @@ def train(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "train")
     processes, device = Processes.of_torchrun(), _device(recipe)
-    if recipe.batch % processes.size:
-        raise ConfigError(
-            f"a batch of {recipe.batch} cannot be shared out equally among {processes.size} processes",
-            advice=f"Use --set batch={-(-recipe.batch // processes.size) * processes.size}.",
-        )
+    for batch in recipe.batches:
+        if batch % processes.size:
+            raise ConfigError(
+                f"a batch of {batch} cannot be shared out equally among {processes.size} processes",
+                advice=f"Use --set batch={-(-batch // processes.size) * processes.size}"
+                f"{' and such batches in `progressive`' if recipe.progressive else ''}.",
+            )
     with processes.connected(device), torch.random.fork_rng(devices=[]), _cpu_threads(recipe.threads):
         return _train(recipe, src, Path(out), resume, progress, processes, device)
 
@@ -149,12 +155,14 @@ def _train(
     from relo.training.run.folder import RunFolder
     from relo.training.run.loss_log import LossLog
 
-    dataset = _training_split(src)
+    dataset = training_split(src)
+    others = open_sources(recipe.sources, dataset)
     part, held_out = hold_out_scenes(dataset, recipe.val_fraction, recipe.seed)
     notes = [] if held_out else ["nothing was validated: that needs val_fraction above 0 and two train scenes"]
+    pairs = combine(part, others, recipe.sources)
     if recipe.cache_gb:
-        part = in_memory(part, int(recipe.cache_gb * 1e9))
-    patches = Patches(part, recipe)
+        pairs = replace(pairs, dataset=in_memory(pairs.dataset, int(recipe.cache_gb * 1e9)))
+    patches = Patches(pairs.dataset, recipe, pairs.all_blurred)
     model, untrained = _network(recipe, started=resume and (out / LAST).is_file())
     notes += [f"{untrained} tensors are not in the given weights and start untrained"] * bool(untrained)
     with ExitStack() as stack:
@@ -162,7 +170,7 @@ def _train(
         def begin() -> tuple[dict[str, Any], int]:
             with writing_to(out, "Give a folder that can be written (-o)."):
                 stack.enter_context(locked(out))
-            record = _describe(dataset, part, held_out)
+            record = _record(part, held_out, dataset, others, recipe)
             return record, resume_step(out, recipe, record) if resume else claim(out)
 
         record, start = processes.by_first(begin)
@@ -180,7 +188,7 @@ def _train(
             try:
                 trainer.fit(
                     RestorationTraining(model, recipe, losses),
-                    _loader(patches, recipe, start, processes, device),
+                    _loader(patches, pairs.mixture, recipe, start, processes, device),
                     ckpt_path=out / LAST if start else None,
                     weights_only=True,
                 )
@@ -201,8 +209,7 @@ def _train(
                 ) from error
         if trainer.global_step < recipe.steps:
             raise KeyboardInterrupt
-        if recipe.loss.mask and "mask" not in losses.terms:
-            notes.append("the network predicts no masks: loss.mask had no effect")
+        notes += _unused_terms(recipe, losses)
         return _result(out, recipe.steps, notes, folder.steps_per_second, folder.loss, folder.validation)
 
 
@@ -259,12 +266,16 @@ def _cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _loader(patches: Patches, recipe: Recipe, start: int, processes: Processes, device: str) -> DataLoader[Item]:
+def _loader(
+    patches: Patches, mixture: Mixture, recipe: Recipe, start: int, processes: Processes, device: str
+) -> DataLoader[Item]:
     groups = Groups.of(patches.dataset, recipe.shards_at_once) if recipe.order == "scenes" else None
     share = processes.rank, processes.size
     return DataLoader(
         patches,
-        batch_sampler=EndlessBatches(len(patches), recipe.batch, recipe.seed, start, groups, share),
+        batch_sampler=EndlessBatches(
+            mixture, recipe.batch, recipe.seed, start, groups, share, stages=recipe.progressive
+        ),
         num_workers=min(recipe.workers, usable_cores()),
         worker_init_fn=_start_loader,
         pin_memory=device == "cuda",
@@ -279,36 +290,34 @@ def _start_loader(number: int) -> None:  # noqa: ARG001
     reuse_freed_memory()
 
 
-def _training_split(src: str | Path) -> Dataset:
-    dataset = open_dataset(src)
-    train_split = dataset.select(split="train")
-    if len(train_split) == 0:
-        splits = ", ".join(dataset.splits) or "none"
-        raise TrainingError(f"has no pairs to train on: no split 'train' (splits: {splits})", file=src)
-    return train_split
+def _unused_terms(recipe: Recipe, losses: LossLog) -> list[str]:
+    """What the recipe weighs but the network gives nothing for."""
+    given = {
+        "mask": "the network predicts no masks",
+        **dict.fromkeys(("mask_ce", "reblur", "tv"), "the network gives no motion in training"),
+    }
+    return [
+        f"{why}: loss.{term} had no effect"
+        for term, why in given.items()
+        if getattr(recipe.loss, term) and term not in losses.terms
+    ]
 
 
-def _describe(dataset: Dataset, part: Dataset, held_out: Dataset | None) -> dict[str, Any]:
-    masks = {shard.attrs.get("mask_version", "unknown") for shard in dataset.shards}
+def _record(
+    part: Dataset, held_out: Dataset | None, dataset: Dataset, others: Sequence[Dataset], recipe: Recipe
+) -> dict[str, Any]:
+    """What run.json tells."""
     return {
-        "dataset": {
-            "fingerprint": dataset.fingerprint,
-            "shards": _shard_hashes(dataset),
-            "mask_versions": sorted(masks, key=str),
-        },
+        "dataset": describe(dataset),
         "train_scenes": part.scenes,
         "validation_scenes": held_out.scenes if held_out else [],
         "pairs": len(part),
+        "sources": [
+            describe(other) | {"train_scenes": other.scenes, "pairs": len(other), "share": source.share}
+            for source, other in zip(recipe.sources, others, strict=True)
+        ],
         "versions": {"relo": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-def _shard_hashes(dataset: Dataset) -> dict[str, str]:
-    names = {shard.path.name for shard in dataset.shards}
-    if not (dataset.root / DATASET_FILE).is_file():
-        return {shard.path.name: file_sha256(shard.path) for shard in dataset.shards}
-    entries = read_index(dataset.root)["shards"]
-    return {entry["file"]: entry["sha256"] for entry in entries if entry["file"] in names}
 
 
 def _in_one_line(error: ReloError) -> ReloError:

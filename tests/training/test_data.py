@@ -1,6 +1,7 @@
 """Patches by (seed, epoch, index); endless batches; scenes held out."""
 
 import pickle
+from fractions import Fraction
 from itertools import islice
 
 import h5py
@@ -13,18 +14,19 @@ from torch.utils.data import DataLoader
 
 from relo.errors import ReloError, TrainingError
 from relo.shards import ShardWriter, open_dataset
-from relo.shards.reader import close_files
+from relo.shards.reader import Dataset, close_files
 from relo.training.blurred import BlurredPixels
 from relo.training.data import (
     EndlessBatches,
-    Groups,
     Patches,
     WholeImages,
     hold_out_scenes,
-    spread_order,
     to_float,
     to_tensor,
 )
+from relo.training.mixture import Mixture
+from relo.training.order import Groups, spread_order
+from relo.training.recipe import Stage
 from relo.training.sampling import Box
 
 from .conftest import write_dataset
@@ -84,8 +86,8 @@ def test_datasets_can_be_pickled(dataset_dir, tiny_recipe):
 def test_every_epoch_is_a_permutation_and_resuming_goes_on():
     draws = [draw for batch in islice(EndlessBatches(5, 3, seed=0), 10) for draw in batch]
     for epoch in range(6):
-        assert sorted(index for e, index in draws if e == epoch) == list(range(5))
-    assert [e for e, _ in draws] == sorted(e for e, _ in draws)
+        assert sorted(index for e, index, _ in draws if e == epoch) == list(range(5))
+    assert [draw.epoch for draw in draws] == sorted(draw.epoch for draw in draws)
     assert [draw[1] for draw in draws[:5]] != [draw[1] for draw in draws[5:10]]
     whole = list(islice(EndlessBatches(5, 3, seed=0), 10))
     for start in (1, 5, 7):
@@ -101,7 +103,7 @@ def test_the_spread_order_is_a_permutation_by_seed_and_epoch(at_once):
     found = groups([0, 0, 0, 1, 1, 2], [0, 0, 1, 2, 2, 3], at_once)
     draws = [draw for batch in islice(EndlessBatches(6, 2, 3, groups=found), 9) for draw in batch]
     for epoch in range(3):
-        assert sorted(index for e, index in draws if e == epoch) == list(range(6))
+        assert sorted(index for e, index, _ in draws if e == epoch) == list(range(6))
     again = [draw for batch in islice(EndlessBatches(6, 2, 3, groups=found), 9) for draw in batch]
     resumed = [draw for batch in islice(EndlessBatches(6, 2, 3, start=4, groups=found), 5) for draw in batch]
     assert draws == again
@@ -244,6 +246,108 @@ def test_processes_share_out_the_same_batches(processes):
     for step, batch in enumerate(whole[2:]):
         assert {len(share[step]) for share in shares} == {6 // processes}
         assert sorted(draw for share in shares for draw in share[step]) == sorted(batch)
+
+
+STAGES = (Stage(steps=3, crop=24, batch=6), Stage(steps=2, crop=20, batch=3))
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 9])
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_stages_and_sources_go_on_where_they_stopped(start, at_once):
+    """With both orders, and with the first source drawn twice as often as the second."""
+    mixture = Mixture([5, 4], [Fraction(1, 3)])
+    found = None if at_once is None else groups([0, 0, 1, 1, 1, 0, 0, 1, 1], [0, 0, 1, 1, 2, 3, 3, 4, 4], at_once)
+
+    def batches(**where):
+        return EndlessBatches(mixture, 2, 7, groups=found, stages=STAGES, **where)
+
+    whole = list(islice(batches(), 30))
+    assert [len(batch) for batch in whole] == [6] * 3 + [3] * 2 + [2] * 25
+    assert [batch[0].crop for batch in whole] == [24] * 3 + [20] * 2 + [0] * 25
+    assert list(islice(batches(start=start), 12)) == whole[start : start + 12]
+    draws = [draw for batch in whole for draw in batch]
+    assert [draw.pair > 4 for draw in draws] == [number % 3 == 2 for number in range(len(draws))]
+    for pairs in (range(5), range(5, 9)):
+        mine = [draw for draw in draws if draw.pair in pairs]
+        for epoch in range(len(mine) // len(pairs)):
+            assert sorted(draw.pair for draw in mine if draw.epoch == epoch) == list(pairs)
+
+
+def test_the_first_source_is_drawn_in_the_order_it_has_alone():
+    alone = [draw for batch in islice(EndlessBatches(5, 2, 7), 20) for draw in batch]
+    mixed = [
+        draw for batch in islice(EndlessBatches(Mixture([5, 4], [Fraction(1, 2)]), 2, 7), 40) for draw in batch
+    ]
+    assert [draw for draw in mixed if draw.pair < 5] == alone
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_processes_share_out_stages_and_sources(processes):
+    mixture, stages = Mixture([5, 4], [Fraction(1, 2)]), (Stage(steps=2, crop=8, batch=12),)
+    whole = list(islice(EndlessBatches(mixture, 6, 0, stages=stages), 6))
+    shares = [
+        list(islice(EndlessBatches(mixture, 6, 0, share=(rank, processes), stages=stages), 6))
+        for rank in range(processes)
+    ]
+    for step, batch in enumerate(whole):
+        assert {len(share[step]) for share in shares} == {len(batch) // processes}
+        assert sorted(draw for share in shares for draw in share[step]) == sorted(batch)
+
+
+def test_the_groups_of_a_part_are_those_of_its_dataset_alone(dataset_dir):
+    dataset = open_dataset(dataset_dir)
+    part = Groups.of(dataset, 2).part(3, 6)
+    alone = Groups.of(dataset.select(scenes=["barn", "cellar"]), 2)
+    assert part.shard.tolist() == alone.shard.tolist() and part.shards_at_once == 2
+    assert (part.scene - part.scene.min()).tolist() == alone.scene.tolist()
+
+
+def test_a_draw_may_ask_for_another_crop(dataset_dir, tiny_recipe):
+    patches = Patches(open_dataset(dataset_dir), tiny_recipe())
+    assert patches[(0, 1, 20)]["blur"].shape == (3, 20, 20)
+    assert equal(patches[(0, 1, 16)], patches[(0, 1)])
+
+
+def test_the_largest_patch_of_all_stages_must_fit(dataset_dir, tiny_recipe):
+    staged = tiny_recipe("progressive=[{steps: 1, crop: 32, batch: 2}]")
+    with pytest.raises(
+        TrainingError, match=r"attic.h5: patches of 32 px .* crop=28 or less and .*progressive=\[\]"
+    ):
+        Patches(open_dataset(dataset_dir), staged)
+
+
+def test_turning_is_drawn_last(dataset_dir, tiny_recipe):
+    """So that patches of recipes without it are what they were."""
+    plain, turned = (Patches(open_dataset(dataset_dir), tiny_recipe(f"rotate={p}")) for p in (0, 1))
+    for index in range(4):
+        one, other = plain[(0, index)], turned[(0, index)]
+        for name in ("blur", "sharp", "mask"):
+            assert torch.equal(torch.rot90(one[name], 1, (1, 2)), other[name])
+
+
+def test_pairs_may_be_taken_for_blurred_everywhere(dataset_dir, tiny_recipe):
+    dataset, recipe = open_dataset(dataset_dir), tiny_recipe("bapc=1", "hflip=0", "vflip=0")
+    stored, ones = Patches(dataset, recipe), Patches(dataset, recipe, all_blurred={1, 2})
+    assert equal(stored[(0, 0)], ones[(0, 0)])
+    assert (ones[(0, 1)]["mask"] == 255).all() and not (stored[(0, 1)]["mask"] == 255).all()
+    corners = {find(ones[(epoch, 1)], dataset[1]) for epoch in range(40)}
+    assert {0, 14} <= {y for y, _ in corners} and {0, 25} <= {x for _, x in corners}, (
+        "also far from the stored mask"
+    )
+
+
+def test_frames_of_eight_and_sixteen_bits_and_of_any_size_make_a_batch(tmp_path, tiny_recipe):
+    parts = [
+        open_dataset(write_dataset(tmp_path / str(bits), {"a": "train"}, dtype=dtype, size=size))
+        for bits, dtype, size in ((8, np.uint8, (30, 41)), (16, np.uint16, (50, 33)))
+    ]
+    both = Dataset(parts[0].root, [*parts[0].shards, *parts[1].shards], "both")
+    patches = Patches(both, tiny_recipe())
+    batch = next(iter(DataLoader(patches, batch_sampler=[[(0, 0), (0, 3)]])))
+    assert batch["blur"].dtype == batch["mask"].dtype == torch.float32
+    assert batch["blur"].shape == (2, 3, 16, 16) and 0.5 < batch["blur"].max() <= 1
+    assert torch.equal(batch["blur"][0], to_float(Patches(parts[0], tiny_recipe())[(0, 0)])["blur"])
+    find({name: batch[name][1] for name in ("blur", "sharp", "mask")}, both[3])
 
 
 def test_too_large_patches_are_explained(dataset_dir, tiny_recipe):

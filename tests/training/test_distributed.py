@@ -16,7 +16,7 @@ from relo.errors import ConfigError
 from relo.training import load_checkpoint, load_recipe, train
 from relo.training.run.distributed import Processes
 
-from .conftest import TINY
+from .conftest import TINY, write_dataset
 
 SETTINGS = [
     *TINY, "model.options={num_res: 1, width: 4, dropout: 0.0}", "batch=4", "val_images=3", "log_every=4",
@@ -79,6 +79,43 @@ def test_two_processes_train_what_one_trains_and_resume(dataset_dir, tmp_path):
     assert len(list((two / "tensorboard").iterdir())) == 2, "one log for each start, not for each process"
 
 
+MOTION = """
+from relo.models.restoration import MotionRestoration, Restoration
+from torch import nn
+
+
+class Motion(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.grid = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 6, 8, stride=8)
+
+    def forward(self, blur):
+        if not self.training:
+            return Restoration(self.image(blur), (), ())
+        grid = self.grid(blur)
+        return MotionRestoration(self.image(blur), (), (), grid[:, :2], grid[:, 2:])
+"""
+
+
+@pytest.mark.slow
+def test_motion_stages_and_sources_in_two_processes(dataset_dir, tmp_path):
+    """Every process has another source, and the steps are those of one process all the same."""
+    (tmp_path / "motion.py").write_text(MOTION)
+    second = write_dataset(tmp_path / "second", {"pond": "train"}, size=(40, 33), dtype=np.uint16)
+    settings = [
+        f"model={{name: {tmp_path / 'motion.py'}:Motion}}", "steps=5", "ema=0",
+        "progressive=[{steps: 3, crop: 24, batch: 2}]", f"sources=[{{path: {second}, share: 0.5, masks: ones}}]",
+        "loss={l1: 1.0, ssim: 0, msfr: 0, mask: 0, shift_invariant: false, mask_ce: 0.1, reblur: 1.0, tv: 0.01}",
+        "clip=0", "lr=1e-3",
+    ]  # fmt: skip
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(load_recipe("lbag-tiny", [*SETTINGS, *settings]), dataset_dir, one)
+    done = run(command(dataset_dir, two, *settings))
+    assert done.returncode == 0, done.stderr
+    assert {"mask_ce", "reblur", "tv"} <= lines(two)[0].keys()
+    assert_equal_runs(one, two)
+
+
 @pytest.mark.slow
 def test_what_the_first_process_refuses_ends_all(dataset_dir, tmp_path):
     (tmp_path / "run").mkdir()
@@ -96,6 +133,9 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(dataset_dir, tmp_path, mon
     recipe = load_recipe("lbag-tiny", [*SETTINGS, "batch=3"])
     with pytest.raises(ConfigError, match=r"batch of 3 .* equally among 2 processes\. Use --set batch=4\."):
         train(recipe, dataset_dir, tmp_path / "run")
+    staged = load_recipe("lbag-tiny", [*SETTINGS, "progressive=[{steps: 1, crop: 16, batch: 5}]"])
+    with pytest.raises(ConfigError, match=r"batch of 5 .* --set batch=6 and such batches in `progressive`"):
+        train(staged, dataset_dir, tmp_path / "run")
 
 
 @pytest.mark.slow

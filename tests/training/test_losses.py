@@ -53,6 +53,37 @@ def test_both_forms_of_the_frequency_loss(pair):
     assert 1.4 < (one / expected).mean() < 1.75
 
 
+@pytest.mark.parametrize("size", [(24, 40), (23, 31), (8, 9)])
+def test_the_windows_of_the_frequency_loss(size):
+    rng = np.random.default_rng(2)
+    pred, target = rng.random((2, 2, 3, *size))
+    height, width = size[0] // 8, size[1] // 8
+    values = np.zeros((2, 49))
+    for window in range(49):
+        y, x = window // 7 * height, window % 7 * width
+        amplitudes = []
+        for image in (pred, target):
+            spectrum = np.fft.fft2(image[:, :, y : y + 2 * height, x : x + 2 * width])
+            amplitudes.append(np.sqrt(spectrum.real**2 + spectrum.imag**2 + 1e-8))
+        values[:, window] = np.abs(amplitudes[0] - amplitudes[1]).mean((1, 2, 3))
+    found = losses.msfr_windows(torch.from_numpy(pred), torch.from_numpy(target))
+    np.testing.assert_allclose(found, values.mean(1), rtol=1e-10)
+
+
+def test_windows_need_eight_pixels():
+    with pytest.raises(ValueError, match="at least 8"):
+        losses.msfr_windows(torch.zeros(1, 3, 7, 30), torch.zeros(1, 3, 7, 30))
+
+
+def test_psnr_is_nafnets(pair):
+    """(10 / ln 10) times the mean over the images of ln(MSE + 1e-8)."""
+    expected = 10 / np.log(10) * np.log(((pair[0] - pair[1]) ** 2).mean((1, 2, 3)) + 1e-8)
+    assert (expected < 0).all()
+    np.testing.assert_allclose(losses.psnr(*both(pair)), expected, rtol=1e-12)
+    same = torch.from_numpy(pair[0])
+    np.testing.assert_allclose(losses.psnr(same, same), -80)
+
+
 def shifted(image, dy, dx):
     height, width = image.shape[-2:]
 
@@ -137,7 +168,23 @@ def test_total_without_scales_masks_and_shifts():
     assert terms["total"].item() == pytest.approx((image - sharp).abs().mean().item())
 
 
-@pytest.mark.parametrize("loss", [losses.l1, losses.ssim, losses.msfr, losses.msfr_real_imag])
+def test_every_form_of_the_frequency_term_and_psnr_are_weighed():
+    sharp, image = torch.rand(2, 2, 3, 32, 36)
+    for form, loss in (
+        ("modulus", losses.msfr),
+        ("real_imag", losses.msfr_real_imag),
+        ("windows", losses.msfr_windows),
+    ):
+        weights = LossWeights(l1=0, ssim=0, msfr=0.5, msfr_form=form, psnr=0.25, shift_invariant=False)
+        terms = losses.total_loss(Restoration(image, (), ()), sharp, torch.zeros(2, 1, 32, 36), weights)
+        frequency, quality = loss(image, sharp).mean().item(), losses.psnr(image, sharp).mean().item()
+        assert terms["msfr"].item() == pytest.approx(frequency, rel=1e-6)
+        assert terms["total"].item() == pytest.approx(0.5 * frequency + 0.25 * quality, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.l1, losses.ssim, losses.msfr, losses.msfr_real_imag, losses.msfr_windows, losses.psnr]
+)
 def test_double_precision_is_kept_and_gradients_are_right(loss):
     torch.manual_seed(0)
     pred = torch.rand(2, 3, 12, 13, dtype=torch.float64, requires_grad=True)
@@ -146,7 +193,7 @@ def test_double_precision_is_kept_and_gradients_are_right(loss):
     assert torch.autograd.gradcheck(lambda image: loss(image, target), (pred,), fast_mode=True)
 
 
-@pytest.mark.parametrize("loss", [losses.msfr, losses.msfr_real_imag])
+@pytest.mark.parametrize("loss", [losses.msfr, losses.msfr_real_imag, losses.msfr_windows])
 def test_half_precision_is_widened(loss):
     pred, target = torch.rand(2, 1, 3, 16, 16).bfloat16()
     assert loss(pred, target).dtype == torch.float32

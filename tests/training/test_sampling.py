@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relo.training.sampling import Box, blur_aware_corner, interior, mirror, published_corner, valid_box
+from relo.training.sampling import Box, blur_aware_corner, interior, mirror, published_corner, turn, valid_box
 
 
 def picker(mask, area):
@@ -191,6 +191,21 @@ def test_mirroring_is_the_same_for_all(hflip, vflip):
     if vflip:
         expected = [x[::-1] for x in expected]
     assert all(np.array_equal(a, b) for a, b in zip(flipped, expected, strict=True))
+
+
+def test_turning_is_the_same_for_all_and_as_often_as_asked():
+    image, mask = np.arange(27).reshape(3, 3, 3), np.arange(9).reshape(3, 3)
+    rng, turned = np.random.default_rng(0), 0
+    for _ in range(400):
+        found = turn([image, mask], rng, 0.25)
+        by = int(found[1][0, 0] != 0)
+        turned += by
+        for before, after in zip((image, mask), found, strict=True):
+            for y in range(3):
+                for x in range(3):
+                    # Counter-clockwise: the right column becomes the top row.
+                    assert np.array_equal(after[y, x], before[x, 2 - y] if by else before[y, x])
+    assert abs(turned - 100) < 4 * np.sqrt(75)  # four standard deviations of the binomial
 
 
 def brute_force_area(good):

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -110,6 +111,8 @@ def test_stopping_and_resuming_equals_going_straight(stop, straight, dataset_dir
         ("precision=bf16-mixed", "ema=0.9"),
         ("channels_last=true", "order=scenes"),
         ("bapc_form=published", "workers=1"),
+        ("milestones=[]", "cosine={hold: 2, steps: 14}", "weight_decay=0.1"),
+        ("progressive=[{steps: 7, crop: 24, batch: 3}, {steps: 5, crop: 20, batch: 1}]", "rotate=0.5"),
     ],
     ids=",".join,
 )
@@ -123,6 +126,106 @@ def test_ten_steps_and_ten_more_are_twenty_bit_for_bit(settings, dataset_dir, tm
     train(recipe, dataset_dir, parts, resume=True)
     assert (parts / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert (parts / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def second_dir(tmp_path_factory):
+    """Larger frames of 16 bits, blurred everywhere."""
+
+    def draw(rng, size, dtype, blurred):
+        sharp = rng.integers(0, 65536, (*size, 3)).astype(dtype)
+        return sharp // 2, sharp, np.zeros(size, np.uint8)
+
+    scenes = {"attic": "train", "street": "train"}
+    root = tmp_path_factory.mktemp("second") / "shards"
+    return write_dataset(root, scenes, pairs=2, size=(40, 50), dtype=np.uint16, draw=draw)
+
+
+@pytest.mark.parametrize("order", ["uniform", "scenes"])
+def test_a_run_on_two_datasets_resumes_bit_for_bit(order, dataset_dir, second_dir, tmp_path, tiny_recipe):
+    recipe = tiny_recipe(
+        "steps=9", "batch=3", f"order={order}", f"sources=[{{path: {second_dir}, share: 0.5, masks: ones}}]"
+    )
+    whole = train(recipe, dataset_dir, tmp_path / "whole")
+    train(recipe.model_copy(update={"steps": 4}), dataset_dir, tmp_path / "parts")
+    moved = tmp_path / "moved"
+    shutil.copytree(second_dir, moved)
+    there = tiny_recipe(
+        "steps=9",
+        "batch=3",
+        "cache_gb=0.01",
+        f"order={order}",
+        f"sources=[{{path: {moved}, share: 0.5, masks: ones}}]",
+    )
+    parts = train(there, dataset_dir, tmp_path / "parts", resume=True)
+    expected, found = (load_file(result.checkpoint) for result in (whole, parts))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    record = json.loads((tmp_path / "whole" / "run.json").read_text())
+    (source,) = record["sources"]
+    index = json.loads((second_dir / "dataset.json").read_text())["shards"]
+    assert source["shards"] == {entry["file"]: entry["sha256"] for entry in index}
+    assert (source["share"], source["pairs"], source["train_scenes"]) == (0.5, 4, ["attic", "street"])
+    assert set(record["train_scenes"] + record["validation_scenes"]) == {"attic", "barn", "cellar"}
+    alone = train(tiny_recipe("steps=9", "batch=3", f"order={order}"), dataset_dir, tmp_path / "alone")
+    assert whole.validation.keys() == alone.validation.keys()
+    assert whole.validation["psnr_input"] == alone.validation["psnr_input"], "the same images are validated"
+    assert any(not torch.equal(weights, expected[name]) for name, weights in load_file(alone.checkpoint).items())
+
+
+def test_half_of_the_patches_are_from_the_second_dataset(
+    dataset_dir, second_dir, tmp_path, tiny_recipe, monkeypatch
+):
+    from relo.training import optimisation
+
+    real, seen = optimisation.total_loss, []
+
+    def watch(restored, sharp, mask, weights, blur, form):
+        halved = ((2 * blur - sharp).abs() < 1e-3).flatten(1).all(dim=1)  # as only the second dataset's are
+        assert torch.equal(halved, (mask == 1).flatten(1).all(dim=1)), "the masks of the second are ones"
+        seen.append(halved.tolist())
+        return real(restored, sharp, mask, weights, blur, form)
+
+    monkeypatch.setattr(optimisation, "total_loss", watch)
+    recipe = tiny_recipe("steps=8", f"sources=[{{path: {second_dir}, share: 0.5, masks: ones}}]")
+    train(recipe, dataset_dir, tmp_path / "run")
+    assert seen == [[False, True]] * 8
+
+
+def test_other_data_of_a_source_are_another_run(dataset_dir, second_dir, tmp_path, tiny_recipe):
+    recipe = tiny_recipe("steps=2", f"sources=[{{path: {second_dir}, share: 0.5}}]")
+    train(recipe.model_copy(update={"steps": 1}), dataset_dir, tmp_path / "run")
+    other = tiny_recipe("steps=2", f"sources=[{{path: {second_dir / 'attic.h5'}, share: 0.5}}]")
+    with pytest.raises(TrainingError, match="trained on another dataset"):
+        train(other, dataset_dir, tmp_path / "run", resume=True)
+    with pytest.raises(TrainingError, match="trained with another sources"):
+        train(tiny_recipe("steps=2"), dataset_dir, tmp_path / "run", resume=True)
+
+
+def test_a_source_that_is_missing_or_too_small_is_named_before_anything_is_written(
+    dataset_dir, tmp_path, tiny_recipe
+):
+    with pytest.raises(TrainingError, match="gopro: does not exist, but the recipe draws from it"):
+        train(tiny_recipe("sources=[{path: gopro, share: 0.5}]"), dataset_dir, tmp_path / "run")
+    small = write_dataset(tmp_path / "small", {"pond": "train"}, pairs=1, size=(20, 33))
+    with pytest.raises(TrainingError, match=r"pond\.h5: patches of 24 px do not fit"):
+        train(tiny_recipe("crop=24", f"sources=[{{path: {small}, share: 0.5}}]"), dataset_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_before_there_were_sources_is_resumed(dataset_dir, tmp_path, tiny_recipe):
+    """Neither its recipe.yaml nor its run.json tells of what has come since."""
+    run, since = tmp_path / "run", ("betas", "weight_decay", "cosine", "rotate", "progressive", "sources")
+    train(tiny_recipe("steps=2"), dataset_dir, run)
+    settings = yaml.safe_load((run / "recipe.yaml").read_text())
+    settings = {key: value for key, value in settings.items() if key not in since}
+    settings["loss"] = {key: settings["loss"][key] for key in ("l1", "ssim", "msfr", "msfr_form", "mask")} | {
+        "shift_invariant": False
+    }
+    (run / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    record = json.loads((run / "run.json").read_text())
+    del record["sources"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert train(tiny_recipe("steps=3"), dataset_dir, run, resume=True).steps == 3
 
 
 def test_a_compiled_network_is_saved_under_its_own_names_and_resumed(
@@ -520,6 +623,42 @@ def test_without_lightning_the_extra_is_named(dataset_dir, tmp_path, tiny_recipe
     monkeypatch.setitem(sys.modules, "lightning", None)
     with pytest.raises(MissingExtraError, match=r"relo\[train\]"):
         train(tiny_recipe(), dataset_dir, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def motion_dir(tmp_path_factory):
+    """Frames large enough for some pixels at an eighth of their size."""
+    root = tmp_path_factory.mktemp("motion") / "shards"
+    return write_dataset(root, {"a": "train", "b": "train"}, pairs=2, size=(40, 44))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("loss={l1: 1.0, ssim: 0.0, mask: 0.0, mask_ce: 0.01, reblur: 1.0, tv: 0.002}", "ema=0.9"),
+        ("loss={l1: 1.0, ssim: 0.0, mask: 0.0, mask_ce: 1.0}", "precision=bf16-mixed", "channels_last=false"),
+        ("loss={l1: 0, ssim: 0, msfr: 1, msfr_form: windows, reblur: 1.0}", "model.options.trajectory_form=learned",
+         "crop=32", "batch=1"),
+    ],
+)  # fmt: skip
+def test_a_network_that_gives_motion_is_trained_and_resumed(settings, motion_dir, tmp_path, tiny_recipe):
+    """M2AENet, in all that the trainer does with any network; patches are no multiple of its stride."""
+    options = "model={name: m2aenet, options: {width: 4, enc_blocks: [1, 1, 1, 1]}}"
+    recipe = tiny_recipe(options, "crop=36", "steps=4", "val_fraction=0", *settings)
+    whole = train(recipe, motion_dir, tmp_path / "whole")
+    train(recipe.model_copy(update={"steps": 2}), motion_dir, tmp_path / "parts")
+    parts = train(recipe, motion_dir, tmp_path / "parts", resume=True)
+    expected, found = (load_file(result.checkpoint) for result in (whole, parts))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    logged = lines(whole.run)[-1]
+    assert {name for name in ("mask_ce", "reblur", "tv") if getattr(recipe.loss, name)} <= logged.keys()
+    assert found["analyzer.weight"].any(), "it starts at zero"
+
+
+def test_terms_of_motion_without_motion_are_told(dataset_dir, tmp_path, tiny_recipe):
+    result = train(tiny_recipe("steps=1", "loss.reblur=1", "loss.mask_ce=1"), dataset_dir, tmp_path / "run")
+    told = [note for note in result.notes if "gives no motion" in note]
+    assert [note.split("loss.")[1] for note in told] == ["mask_ce had no effect", "reblur had no effect"]
 
 
 def test_any_seed_will_do(dataset_dir, tmp_path, tiny_recipe):

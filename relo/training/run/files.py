@@ -78,14 +78,14 @@ def resume_step(out: Path, recipe: Recipe, record: dict[str, Any]) -> int:
             advice="Resume with the settings in its recipe.yaml, or give another folder (-o).",
         )
     try:
-        trained_on = json.loads((out / RUN).read_text(encoding="utf-8"))["dataset"]["fingerprint"]
+        trained_on = _fingerprints(json.loads((out / RUN).read_text(encoding="utf-8")))
         step = _steps_of(out / LAST)
     # A damaged checkpoint can fail in any way its bytes happen to spell; nothing of it is executed.
     except Exception as error:
         raise TrainingError(
             "is damaged: run.json or last.ckpt cannot be read", file=out, advice="Give another folder (-o)."
         ) from error
-    if trained_on != record["dataset"]["fingerprint"]:
+    if trained_on != _fingerprints(record):
         raise TrainingError(
             "was trained on another dataset",
             file=out,
@@ -115,6 +115,11 @@ def _where_from(path: Path) -> str:
         return f"Train it first: relo train {path.name} SRC -o {path}; or give others: --set model.weights=PATH."
     origin = "The authors of MIMO-UNet publish it: github.com/chosj95/MIMO-UNet. " if path.suffix == ".pkl" else ""
     return f"{origin}Give a file or a run folder: --set model.weights=PATH; or null to start from none."
+
+
+def _fingerprints(record: dict[str, Any]) -> list[str]:
+    """Of all that a run draws from; runs of before there were sources tell of none."""
+    return [part["fingerprint"] for part in (record["dataset"], *record.get("sources", ()))]
 
 
 def _steps_of(checkpoint: Path) -> int:
