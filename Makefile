@@ -15,7 +15,7 @@ help:
 $(READY): setup.cfg constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("relo needs Python 3.11 or newer: make PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cluster,test,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[train,cluster,export,test,dev]'
 	@touch $@
 
 demo: $(READY)
@@ -52,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/aligned_psnr.py
 	$(BIN)/python benchmarks/trainer_overhead.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/models.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -63,8 +63,10 @@ def command(
     --only-blurred takes less time. It is not exact for networks that look far or at the image as a whole: --compare
     tells by how much.
     """
+    from relo.parallel import reuse_freed_memory
     from relo.training import deblur_files
 
+    reuse_freed_memory()
     with common.progress_bar("deblurring", quiet=as_json) as progress:
         result = deblur_files(
             checkpoint,

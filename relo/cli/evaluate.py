@@ -78,11 +78,13 @@ def command(
     (PSNR_w, SSIM_w) and of the area outside of it (static); and how well a predicted mask overlaps the true one.
     """
     from relo.atomic import require_writable
+    from relo.parallel import reuse_freed_memory
     from relo.training import evaluate
     from relo.training.checkpoint import find_weights
 
     out = out or find_weights(checkpoint).parent
     require_writable(out, "Choose another folder with -o.")  # before hours of work, not after
+    reuse_freed_memory()
     with common.progress_bar("evaluating", quiet=as_json) as progress:
         result = evaluate(
             checkpoint,

@@ -29,13 +29,14 @@ VERBS = {
     "train": "Train a model on shards.",
     "evaluate": "Score a checkpoint by the papers' metrics.",
     "deblur": "Restore whole photographs.",
+    "export-model": "A checkpoint as an ONNX file.",
     "models": "What models there are.",
     "doctor": "Versions, traps, disk, GPU: to paste into an issue.",
     "demo": "Simulate, process, train briefly, evaluate: a few minutes, no downloads.",
 }
 
-# Verbs whose module is called otherwise: no Python module can be called "import".
-_MODULES = {"import": "import_"}
+# Verbs whose module is called otherwise: no Python module can be called "import" or have a hyphen.
+_MODULES = {"import": "import_", "export-model": "export_model"}
 
 
 class LazyGroup(click.Group):

@@ -22,7 +22,9 @@ def command(as_json: bool) -> None:
             for key, digits in columns
         )
         lines.append(f"{info.name:<16}{info.parameters:>12,}{numbers}  {info.source}")
-    lines.append("Scores: Li et al. 2023, table 1; mimo_unet_plus: the M2AENet paper, table 1, with newer masks.")
+    lines.append(
+        "Scores: Li et al. 2023, table 1 (mimo_unet, lbag); the M2AENet paper, table 1, with newer masks (others)."
+    )
     common.finish(
         as_json=as_json,
         done=len(infos),

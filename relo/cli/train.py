@@ -34,8 +34,9 @@ def command(
 ) -> None:
     """Train a model on the train split of SRC, a folder of shards.
 
-    RECIPE is a name (lbag, lbag_plus, mimo_unet, mimo_unet_plus, or one of them with -tiny for a laptop) or a YAML
-    file. A part of the training scenes is held out for validation; the test split is never touched.
+    RECIPE is a name (lbag, lbag_plus, m2aenet, mimo_unet, mimo_unet_plus, nafnet, nafnet_64, restormer; most also
+    with -tiny, for a laptop) or a YAML file. A part of the training scenes is held out for validation; the test
+    split is never touched.
 
     The run folder gets model.safetensors (weights of the last step), best.safetensors (of the best validation),
     metrics.jsonl, pictures of each validation in samples, and a log for TensorBoard. Ctrl-C finishes the step and
@@ -45,12 +46,14 @@ def command(
 
     torchrun --nproc-per-node 2 -m relo train lbag SRC
     """
+    from relo.parallel import reuse_freed_memory
     from relo.training import load_recipe, train
     from relo.training.run.distributed import Processes
 
     first = Processes.of_torchrun().is_first
     settings = load_recipe(recipe, [*overrides, *([] if seed is None else [f"seed={seed}"])])
     out = out or Path("runs") / settings.name
+    reuse_freed_memory()
     try:
         with common.progress_bar("training", quiet=as_json or not first) as progress:
             result = train(settings, src, out, resume=resume, progress=progress)

@@ -18,7 +18,7 @@ OPENCV = (
 OPENCV_ADVICE = (
     f"Run  pip uninstall -y {' '.join(OPENCV)}  and then  pip install -c constraints.txt opencv-contrib-python"
 )
-_OPTIONAL = ("lightning", "tensorboard", "torchvision")
+_OPTIONAL = ("lightning", "tensorboard", "onnx", "onnxruntime", "torchvision")
 
 
 def installed_versions() -> dict[str, str]:

@@ -36,9 +36,9 @@ class ModelInfo:
     parameters : int or None
         Number of parameters with the default options; None for a network of the user's own.
     published : dict of str to float
-        Results on the ReLoBlur test set: psnr, ssim, psnr_w, ssim_w and, where given, psnr_a (Li et al. 2023,
-        table 1; `mimo_unet_plus` from the M2AENet paper, table 1, with another training and newer masks). Empty
-        where there are none.
+        Results on the ReLoBlur test set: psnr, ssim, psnr_w, ssim_w and, where given, psnr_a; `mimo_unet` and
+        `lbag` from Li et al. 2023, table 1, the others from the M2AENet paper, table 1, with another training and
+        newer masks. Empty where there are none.
     location : str
         `module:function` that builds it, or `file.py:function`.
     """

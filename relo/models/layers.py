@@ -96,15 +96,16 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     Returns
     -------
     (N, C, H', W') tensor
-        Reflected about the last pixel without repeating it; where a side is too short for a
-        reflection, its last pixel is repeated. `x` itself where nothing is to be padded.
+        Reflected about the last pixel without repeating it; where that runs past the first pixel of a side too
+        short for it, the first is repeated. `x` itself where nothing is to be padded.
     """
-    height, width = x.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    if right:
-        x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < width else "replicate")
-    if bottom:
-        x = F.pad(x, (0, 0, 0, bottom), mode="reflect" if bottom < height else "replicate")
+    sides = x.shape[-2:]
+    # While a graph for all sizes is recorded, nothing may depend on this one: it is padded always, if by nothing.
+    if not torch.compiler.is_compiling() and all(side % multiple == 0 for side in sides):
+        return x
+    for axis, side in zip((-2, -1), sides, strict=True):
+        steps = torch.arange((side + multiple - 1) // multiple * multiple, device=x.device)
+        x = x.index_select(axis, (side - 1 - (side - 1 - steps).abs()).clamp(min=0))
     return x
 
 

@@ -6,6 +6,8 @@ residual. The gate has no parameters of its own: mask = sigmoid(logit), output =
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -75,6 +77,15 @@ class LBAG(MIMOUNet):
                 masks.append(crop_to(mask, height, width, scale))
             scales.append(crop_to(residual + padded[:, :, ::scale, ::scale], height, width, scale))
         return Restoration(scales[-1], tuple(scales), tuple(masks))
+
+    def untrained_names(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Names of the heads, where those of a state dict are MIMO-UNet+'s; else none.
+
+        With the other weights of a MIMO-UNet+ this is "LBAG+" (Li et al. 2023, table 3).
+        """
+        heads = [state.get(name) for name in HEAD_NAMES]
+        published = all(head is not None and head.ndim > 0 and head.shape[0] == 3 for head in heads)
+        return HEAD_NAMES if published else ()
 
 
 def lbag(

@@ -10,13 +10,12 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from relo.errors import TrainingError
-from relo.models.lbag import HEAD_NAMES, LBAG
 
 # Published wrappings: {"model": sd}, {"state_dict": {"model": sd}}, {"params": sd}; where a file holds both the
 # moving average and the last weights, the published scores are those of the average.
@@ -24,6 +23,18 @@ WRAPPERS = ("state_dict", "model", "params_ema", "params")
 # Left by data-parallel training, and by the trainer that writes last.ckpt. Where that holds averaged weights beside
 # the last ones, the average is what is validated and saved.
 PREFIXES = ("module.", "average.", "model.")
+
+
+@runtime_checkable
+class WarmStarting(Protocol):
+    """A network that may start from the weights of a simpler one.
+
+    `lbag` from MIMO-UNet+ ("LBAG+", Li et al. 2023, table 3), all but its six head tensors; `m2aenet` from NAFNet.
+    """
+
+    def untrained_names(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Names of this network's tensors that keep their initial values; empty for weights of its own."""
+        ...
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:
@@ -40,24 +51,29 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     Returns
     -------
     tuple of str
-        Names of parameters that keep their initial values: empty, except for the six head tensors
-        when an `lbag` model is initialised from MIMO-UNet+ weights ("LBAG+", Li et al. 2023, table 3).
+        Names of parameters that keep their initial values: empty, except where a network starts from the weights
+        of a simpler one, see `WarmStarting`.
 
     Raises
     ------
     TrainingError
         The file cannot be read safely, its names or shapes differ (the first differing names are given), it
-        holds NaN or infinite weights, or tensors that are sparse, quantised, complex or on the meta device.
+        holds NaN or infinite weights, or tensors that are sparse, nested, quantised, complex or on the meta device.
     """
     path = None if isinstance(source, Mapping) else Path(source)
     state = unwrap(source) if isinstance(source, Mapping) else read_state_dict(Path(source))
     expected = model.state_dict()
     if not state.keys() & expected.keys():  # a network may itself have names that begin so
         state = without_prefix(state)
-    kept: tuple[str, ...] = ()
-    if isinstance(model, LBAG) and _has_three_channel_heads(state):
-        kept = HEAD_NAMES
-        state = {name: tensor for name, tensor in state.items() if name not in kept}
+    unusual = next((name for name, tensor in state.items() if not _is_plain(tensor)), None)
+    if unusual:
+        raise TrainingError(
+            f"{unusual} is sparse, nested, quantised, complex or without values",
+            file=path,
+            advice="Save its state dict as plain real tensors.",
+        )
+    kept = model.untrained_names(state) if isinstance(model, WarmStarting) else ()
+    state = {name: tensor for name, tensor in state.items() if name not in kept}
     wanted = {name: tensor for name, tensor in expected.items() if name not in kept}
     problem = _difference(wanted, state)
     if problem:
@@ -65,13 +81,6 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
             f"weights do not fit this network: {problem}",
             file=path,
             advice="Choose the model and options they were trained with.",
-        )
-    unusual = next((name for name, tensor in state.items() if not _is_plain(tensor)), None)
-    if unusual:
-        raise TrainingError(
-            f"{unusual} is sparse, quantised, complex or without values",
-            file=path,
-            advice="Save its state dict as plain real tensors.",
         )
     broken = next((name for name, tensor in state.items() if not torch.isfinite(tensor).all()), None)
     if broken:
@@ -82,32 +91,6 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
         )
     model.load_state_dict(state, strict=not kept)
     return kept
-
-
-def recognise(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]] | None:
-    """Tell which network a published state dict belongs to.
-
-    Parameters
-    ----------
-    state : mapping of names to tensors
-        Without wrappings, see `unwrap`.
-
-    Returns
-    -------
-    (name, options) or None
-        For `create_model`. MIMO-UNet and MIMO-UNet+ differ in depth and, in training only, in two dropouts: 8
-        blocks a stage and fewer are taken for MIMO-UNet. What weights do not tell, such as the clamp of a gate,
-        keeps its default.
-    """
-    state = without_prefix(state)
-    first, last = state.get("Encoder.0.layers.0.main.0.main.0.weight"), state.get("feat_extract.5.main.0.weight")
-    if first is None or last is None or first.ndim != 4 or last.ndim != 4 or last.shape[0] not in (3, 4):
-        return None
-    blocks = {name.split(".")[3] for name in state if name.startswith("Encoder.0.layers.")}
-    options = {"num_res": len(blocks), "width": int(first.shape[0])}
-    if last.shape[0] == 4:
-        return "lbag", options
-    return ("mimo_unet" if len(blocks) <= 8 else "mimo_unet_plus"), options
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -187,15 +170,12 @@ def is_safetensors(path: Path) -> bool:
 
 def _is_plain(tensor: Tensor) -> bool:
     return (
-        tensor.layout is torch.strided
+        not tensor.is_nested
+        and tensor.layout is torch.strided
         and not tensor.is_meta
         and not tensor.is_quantized
         and not tensor.is_complex()
     )
-
-
-def _has_three_channel_heads(state: Mapping[str, Tensor]) -> bool:
-    return all(name in state and state[name].ndim > 0 and state[name].shape[0] == 3 for name in HEAD_NAMES)
 
 
 def _difference(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from relo.atomic import unfinished
 from relo.config import canonical_json
 from relo.errors import ConfigError, TrainingError
-from relo.models import create_model, is_own, load_weights
+from relo.models import create_model, is_own, list_models, load_weights
 from relo.models.recognition import recognise
 from relo.models.weights import is_safetensors, read_state_dict
 
@@ -161,7 +161,10 @@ def _published(file: Path, model: str | None) -> Checkpoint:
         network = _build(name, options, file)
     except ConfigError as error:
         if model is not None:
-            raise
+            if found is None or is_own(model) or model not in list_models():
+                raise
+            told = f"is no {model}, by its tensors a {found[0]} ({error.reason})"
+            raise ConfigError(told, file=file, advice="Leave --model away.") from error
         raise TrainingError(f"does not describe a model that this relo knows ({error})", file=file) from error
     try:
         left = load_weights(network, state)

@@ -118,6 +118,38 @@ def test_published_weights_are_a_checkpoint(name, options, tmp_path):
         load_checkpoint(path, model=other)
 
 
+NAFNET = {"width": 4, "enc_blocks": [1, 1], "middle_blocks": 1, "dec_blocks": [1, 0]}
+RESTORMER = {"dim": 4, "blocks": [1, 1, 1, 1], "refinement_blocks": 1, "heads": [1, 1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("nafnet", NAFNET), ("m2aenet", NAFNET | {"width": 2}), ("restormer", RESTORMER)]
+)
+def test_weights_of_every_network_are_recognised(name, options, tmp_path):
+    torch.manual_seed(1)
+    model = create_model(name, **options).eval()
+    torch.save({"params": model.state_dict()}, tmp_path / "net.pth")
+    save_checkpoint(tmp_path / "own.safetensors", model, name, options, {})
+    blur = torch.rand(1, 3, 12, 8)
+    for path in (tmp_path / "net.pth", tmp_path / "own.safetensors"):
+        loaded = load_checkpoint(path)
+        assert loaded.name == name
+        with torch.inference_mode():
+            assert torch.equal(loaded.model(blur).image, model(blur).image)
+    with pytest.raises(ConfigError, match=rf"net.pth: is no mimo_unet, by its tensors a {name} .* Leave --model"):
+        load_checkpoint(tmp_path / "net.pth", model="mimo_unet")
+
+
+def test_weights_to_start_from_are_no_trained_network(tmp_path):
+    """They fill a larger network but for some tensors; a restoration with these at random is nothing."""
+    model = create_model("nafnet", **NAFNET)
+    torch.save(model.state_dict(), tmp_path / "net.pth")
+    save_checkpoint(tmp_path / "own.safetensors", model, "nafnet", NAFNET, {})
+    for name in ("net.pth", "own.safetensors"):
+        with pytest.raises(TrainingError, match=rf"{name}: holds no trained m2aenet: \d+ tensors would stay"):
+            load_checkpoint(tmp_path / name, model="m2aenet")
+
+
 def test_a_run_folder_stands_for_its_best_weights(saved):
     path, _ = saved
     (path.parent / "best.safetensors").write_bytes(path.read_bytes())

@@ -31,10 +31,6 @@ class MaskPredictor(nn.Module):
         self.logits = nn.Sequential(
             nn.Linear(channels, half), nn.GELU(), nn.Linear(half, quarter), nn.GELU(), nn.Linear(quarter, 2)
         )
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, H, W, C) features to (N, H, W, 2) logits."""

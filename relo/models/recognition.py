@@ -1,0 +1,114 @@
+"""Which network a state dict belongs to, told by its names and shapes alone.
+
+A file can hold any names and shapes. What is read off here is no more than a proposal for `create_model`: whether
+everything fits is found when the weights are loaded, which is strict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from relo.models.weights import without_prefix
+
+Network = tuple[str, dict[str, Any]]
+
+_MOST_STAGES = 8  # of a NAFNet; more are counted for nothing
+_RESTORMER_LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+_RESTORMER_EXPANSION = 2.66
+
+
+def recognise(state: Mapping[str, Tensor]) -> Network | None:
+    """Tell which network a published state dict belongs to.
+
+    Parameters
+    ----------
+    state : mapping of names to tensors
+        Without wrappings, see `relo.models.weights.unwrap`.
+
+    Returns
+    -------
+    (name, options) or None
+        For `create_model`. MIMO-UNet and MIMO-UNet+ differ in depth and, in training only, in two dropouts: 8
+        blocks a stage and fewer are taken for MIMO-UNet. What weights do not tell, such as the clamp of a gate or
+        the range of local pooling, keeps its default.
+    """
+    state = without_prefix(state)
+    return _mimo_unet(state) or _nafnet(state) or _restormer(state)
+
+
+def _mimo_unet(state: Mapping[str, Tensor]) -> Network | None:
+    first = _shape(state, "Encoder.0.layers.0.main.0.main.0.weight", 4)
+    last = _shape(state, "feat_extract.5.main.0.weight", 4)
+    if first is None or last is None or last[0] not in (3, 4):
+        return None
+    options = {"num_res": _children(state, "Encoder.0.layers."), "width": first[0]}
+    if last[0] == 4:
+        return "lbag", options
+    return ("mimo_unet" if options["num_res"] <= 8 else "mimo_unet_plus"), options
+
+
+def _nafnet(state: Mapping[str, Tensor]) -> Network | None:
+    """NAFNet, or M2AENet, which has its names and more."""
+    intro, ending = _shape(state, "intro.weight", 4), _shape(state, "ending.weight", 4)
+    stages = _children(state, "downs.")  # a stage without blocks has no names in `encoders`
+    if intro is None or ending is None or intro[1:] != (3, 3, 3) or ending != (3, intro[0], 3, 3):
+        return None
+    if not 1 <= stages <= _MOST_STAGES:
+        return None
+    options: dict[str, Any] = {
+        "width": intro[0],
+        "enc_blocks": [_children(state, f"encoders.{stage}.") for stage in range(stages)],
+        "middle_blocks": _children(state, "middle_blks."),
+        "dec_blocks": [_children(state, f"decoders.{stage}.") for stage in range(stages)],
+    }
+    analyzer = _shape(state, "analyzer.weight", 4)
+    if analyzer is None:
+        return "nafnet", options
+    # The quadratic and the linear trajectory have 4 channels both; a learned one has 2 for each of its 9 steps.
+    return "m2aenet", options | ({} if analyzer[0] == 4 else {"trajectory_form": "learned"})
+
+
+def _restormer(state: Mapping[str, Tensor]) -> Network | None:
+    first, last = _shape(state, "patch_embed.proj.weight", 4), _shape(state, "output.weight", 4)
+    if first is None or last is None or first[1:] != (3, 3, 3) or last != (3, 2 * first[0], 3, 3):
+        return None
+    temperatures = [_shape(state, f"{level}.0.attn.temperature", 3) for level in _RESTORMER_LEVELS]
+    widened = [_shape(state, f"{level}.0.ffn.project_in.weight", 4) for level in _RESTORMER_LEVELS]
+    heads = [shape[0] for shape in temperatures if shape]
+    hidden = [shape[0] // 2 for shape in widened if shape]
+    if len(heads) != len(_RESTORMER_LEVELS) or len(hidden) != len(_RESTORMER_LEVELS):
+        return None
+    return "restormer", {
+        "dim": first[0],
+        "blocks": [_children(state, f"{level}.") for level in _RESTORMER_LEVELS],
+        "refinement_blocks": _children(state, "refinement."),
+        "heads": heads,
+        "expansion": _expansion(first[0], hidden),
+        "bias_free_norm": "latent.0.norm1.body.bias" not in state,
+    }
+
+
+def _expansion(dim: int, hidden: list[int]) -> float:
+    """Factor that, times the channels of each level and rounded down, gives its hidden channels."""
+    channels = [dim << level for level in range(len(hidden))]
+    if all(int(c * _RESTORMER_EXPANSION) == count for c, count in zip(channels, hidden, strict=True)):
+        return _RESTORMER_EXPANSION
+    # The least one, to six decimals: a quotient as it is may be rounded down to one channel too few.
+    return math.ceil(1e6 * max(count / c for c, count in zip(channels, hidden, strict=True))) / 1e6
+
+
+def _shape(state: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...] | None:
+    """Shape of a tensor, if it is there, has so many dimensions and none of them is empty."""
+    tensor = state.get(name)
+    if tensor is None or tensor.is_nested or tensor.ndim != dimensions or 0 in tensor.shape:
+        return None
+    return tuple(tensor.shape)
+
+
+def _children(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many different parts follow a prefix: the names there are count, not how large a number they hold."""
+    return len({name[len(prefix) :].partition(".")[0] for name in state if name.startswith(prefix)})
