@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from relo.models import create_model, list_models
-from relo.models.m2aenet.deformable import convolve_by_sampling, convolve_compiled
+from relo.models.m2aenet.deformable import convolve_by_sampling, convolve_compiled, sampling_places
 from relo.models.m2aenet.pruning import find_masked
 from relo.parallel import reuse_freed_memory
 
@@ -263,7 +263,7 @@ def formulation(size: Size, device: str) -> None:
         taps = torch.randn(9, 1, 2, rows, columns)
         compiled = best(lambda: convolve_compiled(wide, taps, weight, bias), device)
         features = wide.permute(0, 3, 1, 2)
-        sampled = best(lambda: convolve_by_sampling(features, taps, weight, bias), device, 1)
+        sampled = best(lambda: convolve_by_sampling(features, sampling_places(taps), weight, bias), device, 1)
         print(
             f"deformable convolution, 512x{rows}x{columns}: compiled {compiled:.3f} s, sampled {sampled:.2f} s, ",
             end="",

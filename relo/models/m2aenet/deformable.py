@@ -45,21 +45,52 @@ def deformable_depthwise_conv(x: Tensor, taps_yx: Tensor, weight: Tensor, bias: 
         raise ValueError(f"a kernel {tuple(weight.shape)} does not fit {channels} channels")
     if runs_compiled(x, taps_yx, weight):
         return convolve_compiled(x.permute(0, 2, 3, 1), taps_yx, weight, bias).permute(0, 3, 1, 2)
-    return convolve_by_sampling(x, taps_yx, weight, bias)
+    precise = torch.promote_types(torch.promote_types(x.dtype, taps_yx.dtype), torch.float32)
+    return convolve_by_sampling(x, sampling_places(taps_yx.to(precise)), weight, bias).to(x.dtype)
 
 
-def convolve_by_sampling(x: Tensor, taps_yx: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`deformable_depthwise_conv` by torch's `grid_sample`, differentiable, one tap after the other."""
-    height, width = x.shape[-2:]
-    rows = torch.arange(height, dtype=taps_yx.dtype, device=x.device)[:, None]
-    columns = torch.arange(width, dtype=taps_yx.dtype, device=x.device)
+def sampling_places(taps_yx: Tensor) -> Tensor:
+    """Where `convolve_by_sampling` reads, made once for many convolutions of the same displacements.
+
+    Parameters
+    ----------
+    taps_yx : (9, N, 2, H, W) tensor
+        (dy, dx) [px].
+
+    Returns
+    -------
+    (9, N, H, W, 2) tensor
+        (x, y) as `grid_sample` wants them: from -1 to 1, between the outer edges of the first and the last pixel.
+    """
+    height, width = taps_yx.shape[-2:]
+    cells = torch.arange(-1, 2, dtype=taps_yx.dtype, device=taps_yx.device)
+    rows = torch.arange(height, dtype=taps_yx.dtype, device=taps_yx.device)
+    columns = torch.arange(width, dtype=taps_yx.dtype, device=taps_yx.device)
+    y = taps_yx[:, :, 0] + cells.repeat_interleave(3).view(-1, 1, 1, 1) + rows[:, None]
+    x = taps_yx[:, :, 1] + cells.repeat(3).view(-1, 1, 1, 1) + columns
+    return torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+
+
+def convolve_by_sampling(x: Tensor, places: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`deformable_depthwise_conv` by torch's `grid_sample`, differentiable, one tap after the other.
+
+    Parameters
+    ----------
+    x : (N, C, H, W) tensor
+    places : (9, N, H, W, 2) tensor
+        See `sampling_places`. Features of less precision are sampled in this one: half of it cannot tell the pixels
+        of a row apart.
+    weight, bias
+        As there.
+
+    Returns
+    -------
+    (N, C, H, W) tensor of the dtype of `places`
+    """
+    x = x.to(places.dtype)
     out = None
     for tap in range(TAPS):
-        y = rows + taps_yx[tap, :, 0] + (tap // 3 - 1)
-        x_ = columns + taps_yx[tap, :, 1] + (tap % 3 - 1)
-        # grid_sample counts from -1 to 1, from the outer edge of the first pixel to that of the last.
-        place = torch.stack([(2 * x_ + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-        sample = F.grid_sample(x, place.to(x.dtype), mode="bilinear", padding_mode="zeros", align_corners=False)
+        sample = F.grid_sample(x, places[tap], mode="bilinear", padding_mode="zeros", align_corners=False)
         term = sample * weight[:, 0, tap // 3, tap % 3].view(1, -1, 1, 1)
         out = term if out is None else out + term
     assert out is not None

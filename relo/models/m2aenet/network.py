@@ -13,7 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.m2aenet.deformable import convolve_by_sampling, convolve_compiled, runs_compiled
+from relo.models.m2aenet.deformable import (
+    convolve_by_sampling,
+    convolve_compiled,
+    runs_compiled,
+    sampling_places,
+)
 from relo.models.m2aenet.heads import MaskPredictor, MotionAnalyzer, decide_mask, draw_mask
 from relo.models.m2aenet.pruning import MaskedPixels, find_masked, gate_where_masked
 from relo.models.m2aenet.trajectories import TAPS, TrajectoryForm, trajectory
@@ -30,12 +35,15 @@ class Guide(NamedTuple):
         1 where blurred.
     taps : (9, N, 2, h, w) tensor
         (dy, dx) [px of this grid].
+    places : (9, N, h, w, 2) tensor or None
+        The same for torch's sampling; None where the compiled convolution runs.
     pixels : MaskedPixels or None
         Tables for pruned inference; None to compute the masked formula at every pixel.
     """
 
     mask: Tensor
     taps: Tensor
+    places: Tensor | None
     pixels: MaskedPixels | None
 
 
@@ -64,19 +72,18 @@ class MotionAwareBlock(NAFBlock):
             gated = gate_where_masked(features, self.conv1, self.conv2, guide.pixels)
         x = self.mixed(x, gated)
         wide = pointwise(self.conv4, self.norm2(x))
-        return self.fed_forward(x, self._gated_along(wide, guide.taps))
+        return self.fed_forward(x, self._gated_along(wide, guide))
 
     def _gated_everywhere(self, features: Tensor, mask: Tensor) -> Tensor:
         """Equation 5 as it stands: both branches at every pixel, with a gradient for the mask."""
         wide = spatial(self.conv2, pointwise(self.conv1, features))
         return gate(mask * wide + (1 - mask) * torch.cat([features, features], dim=-1))
 
-    def _gated_along(self, wide: Tensor, taps: Tensor) -> Tensor:
+    def _gated_along(self, wide: Tensor, guide: Guide) -> Tensor:
         weight, bias = self.dconv.weight, self.dconv.bias
-        if runs_compiled(wide, taps, weight):
-            return convolve_compiled(wide, taps, weight, bias, gated=True)
-        moved = convolve_by_sampling(wide.permute(0, 3, 1, 2), taps, weight, bias)
-        return gate(moved.permute(0, 2, 3, 1))
+        if guide.places is None:
+            return convolve_compiled(wide, guide.taps, weight, bias, gated=True)
+        return gate(convolve_by_sampling(wide.permute(0, 3, 1, 2), guide.places, weight, bias).permute(0, 2, 3, 1))
 
 
 class M2AENet(NAFNet):
@@ -183,8 +190,8 @@ class M2AENet(NAFNet):
     def untrained_names(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Names of tensors that the weights of a NAFNet lack; empty for any other weights.
 
-        With a NAFNet's weights and the initial values of these the network restores, where the mask is 1, exactly
-        as that NAFNet does.
+        With a NAFNet's weights and the initial values of these the network restores exactly as that NAFNet does, if
+        the mask is 1 everywhere and no padding is needed.
         """
         own = tuple(
             name for name in self.state_dict() if name.startswith(("predictor.", "analyzer.")) or ".dconv." in name
@@ -215,7 +222,8 @@ class M2AENet(NAFNet):
         taps = taps.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
         # Tables need values, which memory estimates (on the meta device) and exports do without.
         prune = self.pruned and not (self.training or torch.is_grad_enabled() or x.is_meta)
-        guide = Guide(mask, taps, find_masked(mask) if prune else None)
+        compiled = runs_compiled(x, taps, *self.encoders[-1].parameters())
+        guide = Guide(mask, taps, None if compiled else sampling_places(taps), find_masked(mask) if prune else None)
         for block in self.encoders[-1].children():
             x = block(x, guide)
         return x

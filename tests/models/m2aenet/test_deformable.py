@@ -14,6 +14,7 @@ from relo.models.m2aenet.deformable import (
     convolve_compiled,
     deformable_depthwise_conv,
     runs_compiled,
+    sampling_places,
 )
 
 
@@ -64,7 +65,7 @@ def test_both_paths_equal_a_loop_over_pixels(count, height, width, seed, reach):
     arrays = example(seed, count, 3, height, width, reach)
     expected = by_loop(*arrays)
     x, taps, weight, bias = tensors(arrays)
-    sampled = convolve_by_sampling(x, taps, weight, bias)
+    sampled = convolve_by_sampling(x, sampling_places(taps), weight, bias)
     compiled = convolve_compiled(x.permute(0, 2, 3, 1), taps, weight, bias).permute(0, 3, 1, 2)
     np.testing.assert_allclose(sampled.numpy(), expected, atol=1e-9)
     np.testing.assert_allclose(compiled.numpy(), expected, atol=1e-9)
@@ -75,7 +76,7 @@ def test_single_precision():
     x, taps, weight, bias = tensors(arrays, torch.float32)
     expected = by_loop(*arrays)
     for found in (
-        convolve_by_sampling(x, taps, weight, bias),
+        convolve_by_sampling(x, sampling_places(taps), weight, bias),
         convolve_compiled(x.permute(0, 2, 3, 1), taps, weight, bias).permute(0, 3, 1, 2),
     ):
         assert found.dtype == torch.float32
