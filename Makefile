@@ -53,6 +53,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/trainer_overhead.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/regions.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

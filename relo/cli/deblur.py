@@ -101,7 +101,10 @@ def command(
             "errors": {str(path): reason for path, reason in result.failed},
             "regions": {str(path): _plain(report) for path, report in result.regions},
         },
-        lines=[f"{path}: {_told(report)}" for path, report in result.regions],
+        lines=[
+            *(f"{path}: {_told(report)}" for path, report in result.regions),
+            *(["what is there already was left as it is; --overwrite restores it again"] if result.skipped else []),
+        ],
     )
     if result.failed:
         ctx.exit(EXIT_PARTIAL)

@@ -50,7 +50,7 @@ def command(
         "options": json.dumps(loaded.options, sort_keys=True),
     }
     with writing_to(out.parent, _ADVICE), unfinished(out) as part:
-        result = export_onnx(loaded.model, part, opset=opset or DEFAULT_OPSET, metadata=metadata)
+        result = export_onnx(loaded.model, part, opset=DEFAULT_OPSET if opset is None else opset, metadata=metadata)
     common.finish(
         as_json=as_json,
         done=1,

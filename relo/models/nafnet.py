@@ -42,7 +42,8 @@ class ChannelAttention(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Scale (N, H, W, C) features."""
         height, width = x.shape[1:3]
-        if self.window and self.window < max(height, width):
+        # Where the size is not known yet, as for export, windows are cut to it later on.
+        if self.window and (torch.compiler.is_compiling() or self.window < max(height, width)):
             means = local_mean(x, self.window)
         else:
             means = x.mean(dim=(1, 2), keepdim=True)
@@ -272,10 +273,12 @@ def _check(
 ) -> None:
     if not isinstance(width, int) or width < 1:
         raise ValueError(f"width must be a positive integer, got {width!r}")
-    if not 1 <= len(enc_blocks) <= MOST_STAGES or len(enc_blocks) != len(dec_blocks):
-        raise ValueError(f"needs 1 to {MOST_STAGES} encoder stages and as many decoder stages")
+    if not all(isinstance(blocks, (list, tuple)) for blocks in (enc_blocks, dec_blocks)):
+        raise ValueError(f"enc_blocks and dec_blocks must be lists, got {enc_blocks!r} and {dec_blocks!r}")
     for count in (*enc_blocks, middle_blocks, *dec_blocks):
         if not isinstance(count, int) or not 0 <= count <= MOST_BLOCKS:
             raise ValueError(f"numbers of blocks must be 0 to {MOST_BLOCKS}, got {count!r}")
+    if not 1 <= len(enc_blocks) <= MOST_STAGES or len(enc_blocks) != len(dec_blocks):
+        raise ValueError(f"needs 1 to {MOST_STAGES} encoder stages and as many decoder stages")
     if not isinstance(local_pooling, int) or local_pooling < 0 or 0 < local_pooling < 1 << len(enc_blocks):
         raise ValueError(f"local_pooling must be 0 or the side of the training patches, got {local_pooling!r}")

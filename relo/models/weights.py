@@ -65,10 +65,10 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     expected = model.state_dict()
     if not state.keys() & expected.keys():  # a network may itself have names that begin so
         state = without_prefix(state)
-    unusual = next((name for name, tensor in state.items() if not _is_plain(tensor)), None)
+    unusual = next((name for name, tensor in state.items() if not _is_plain(tensor, expected.get(name))), None)
     if unusual:
         raise TrainingError(
-            f"{unusual} is sparse, nested, quantised, complex or without values",
+            f"{unusual} is sparse, nested, quantised, complex, of whole numbers or without values",
             file=path,
             advice="Save its state dict as plain real tensors.",
         )
@@ -168,13 +168,15 @@ def is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" or head[8:9] == b"{"
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def _is_plain(tensor: Tensor, wanted: Tensor | None) -> bool:
     return (
         not tensor.is_nested
         and tensor.layout is torch.strided
         and not tensor.is_meta
         and not tensor.is_quantized
         and not tensor.is_complex()
+        # Whole numbers would be taken, and most weights be 0.
+        and (wanted is None or tensor.is_floating_point() == wanted.is_floating_point())
     )
 
 

@@ -78,7 +78,8 @@ def open_sources(sources: Sequence[Source], first: Dataset) -> list[Dataset]:
             )
         datasets.append(training_split(source.path))
         paths = [shard.path.resolve() for dataset in datasets for shard in dataset.shards]
-        if len(set(paths)) < len(paths):
+        copied = datasets[-1].fingerprint in [dataset.fingerprint for dataset in datasets[:-1]]
+        if copied or len(set(paths)) < len(paths):
             raise TrainingError(
                 "is trained on already",
                 file=source.path,

@@ -18,11 +18,11 @@ from relo.models.export import INPUT, export_onnx
 # As small as they can be: recording a block takes seconds.
 NETWORKS = {
     "mimo_unet_plus": {"num_res": 1, "width": 4},
-    "nafnet": {"width": 4, "enc_blocks": [1], "middle_blocks": 0, "dec_blocks": [1], "local_pooling": 32},
+    "nafnet": {"width": 4, "enc_blocks": [1], "middle_blocks": 0, "dec_blocks": [1], "local_pooling": 40},
     "m2aenet": {"width": 4, "enc_blocks": [0, 1], "middle_blocks": 0, "dec_blocks": [0, 0]},
     "restormer": {"dim": 4, "blocks": [1, 1, 1, 1], "refinement_blocks": 0, "heads": [1, 2, 1, 1]},
 }
-SIZES = [(1, 1, 1), (2, 7, 10), (1, 64, 48), (3, 33, 95)]
+SIZES = [(1, 1, 1), (2, 7, 10), (1, 64, 48), (3, 33, 95)]  # the local pooling's window, 60 px, lies among them
 
 
 LONG = ("m2aenet", "restormer")

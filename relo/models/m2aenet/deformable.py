@@ -43,7 +43,7 @@ def deformable_depthwise_conv(x: Tensor, taps_yx: Tensor, weight: Tensor, bias: 
         raise ValueError(f"taps {tuple(taps_yx.shape)} do not fit features {tuple(x.shape)}")
     if weight.shape != (channels, 1, 3, 3) or (bias is not None and bias.shape != (channels,)):
         raise ValueError(f"a kernel {tuple(weight.shape)} does not fit {channels} channels")
-    if runs_compiled(x, taps_yx, weight):
+    if runs_compiled(x, taps_yx, weight, *([] if bias is None else [bias])):
         return convolve_compiled(x.permute(0, 2, 3, 1), taps_yx, weight, bias).permute(0, 3, 1, 2)
     precise = torch.promote_types(torch.promote_types(x.dtype, taps_yx.dtype), torch.float32)
     return convolve_by_sampling(x, sampling_places(taps_yx.to(precise)), weight, bias).to(x.dtype)
@@ -68,7 +68,9 @@ def sampling_places(taps_yx: Tensor) -> Tensor:
     columns = torch.arange(width, dtype=taps_yx.dtype, device=taps_yx.device)
     y = taps_yx[:, :, 0] + cells.repeat_interleave(3).view(-1, 1, 1, 1) + rows[:, None]
     x = taps_yx[:, :, 1] + cells.repeat(3).view(-1, 1, 1, 1) + columns
-    return torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    places = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    # What leads nowhere reads outside, as the compiled loop does.
+    return torch.where(torch.isfinite(places), places, -3)
 
 
 def convolve_by_sampling(x: Tensor, places: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

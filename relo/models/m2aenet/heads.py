@@ -1,7 +1,7 @@
 """What M2AENet reads off its features before its motion-aware blocks: where there is blur, and how it moves.
 
 Convention: features are (N, H, W, C). The predictor is that of LMD-ViT at the width of the features, without its
-windows: the parameter count of the paper leaves no other choice (docs/decisions/0014-m2aenet-heads.md).
+windows: it fits the parameter count of the paper (docs/decisions/0014-m2aenet-heads.md).
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class MaskPredictor(nn.Module):
         self.logits = nn.Sequential(
             nn.Linear(channels, half), nn.GELU(), nn.Linear(half, quarter), nn.GELU(), nn.Linear(quarter, 2)
         )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, H, W, C) features to (N, H, W, 2) logits."""
@@ -75,7 +79,8 @@ def draw_mask(logits: Tensor, temperature: float) -> Tensor:
     (N, H, W, 1) tensor of 0 and 1
         1 where index 0, "blurred", was drawn.
     """
-    return F.gumbel_softmax(logits, tau=temperature, hard=True)[..., :1]
+    # In half precision the noise's logarithm of a logarithm becomes infinite now and then.
+    return F.gumbel_softmax(logits.float(), tau=temperature, hard=True)[..., :1].to(logits.dtype)
 
 
 def decide_mask(logits: Tensor) -> Tensor:

@@ -83,7 +83,8 @@ class MotionAwareBlock(NAFBlock):
         weight, bias = self.dconv.weight, self.dconv.bias
         if guide.places is None:
             return convolve_compiled(wide, guide.taps, weight, bias, gated=True)
-        return gate(convolve_by_sampling(wide.permute(0, 3, 1, 2), guide.places, weight, bias).permute(0, 2, 3, 1))
+        moved = convolve_by_sampling(wide.permute(0, 3, 1, 2), guide.places, weight, bias)
+        return gate(moved.permute(0, 2, 3, 1).to(wide.dtype))
 
 
 class M2AENet(NAFNet):
@@ -114,8 +115,8 @@ class M2AENet(NAFNet):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(width, enc_blocks, middle_blocks, dec_blocks, local_pooling)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not isinstance(temperature, (int, float)) or not temperature > 0:
+            raise ValueError(f"temperature must be a positive number, got {temperature!r}")
         channels = width << (len(enc_blocks) - 1)
         if channels % 4:
             raise ValueError(f"the last encoder stage needs a multiple of 4 channels, got {channels}")
@@ -144,12 +145,12 @@ class M2AENet(NAFNet):
         ----------
         blur : (N, 3, H, W) tensor
             RGB in [0, 1]. Padded with zeros at the bottom and right, where the mask is 0.
-        mask : (N, 1, ceil(H/8), ceil(W/8)) tensor of 0 and 1, optional
-            Where there is blur, in place of what the network predicts.
+        mask : (N, 1, ceil(H/8), ceil(W/8)) tensor, optional
+            Where there is blur, in place of what the network predicts: values above 0.5 count as 1, others as 0.
 
         Returns
         -------
-        Restoration, or MotionRestoration in training mode
+        Restoration, or MotionRestoration in training mode without a given mask
             `masks` holds the probability of blur, or the given mask, at full size; the network decides a pixel of
             the coarse grid at a time. In training the mask is drawn by that probability, at test it is where it is
             above one half.
@@ -164,7 +165,7 @@ class M2AENet(NAFNet):
         else:
             if mask.shape != (len(blur), 1, rows, columns):
                 raise ValueError(f"expected a mask {(len(blur), 1, rows, columns)}, got {tuple(mask.shape)}")
-            used = shown = mask.to(x.dtype).permute(0, 2, 3, 1)
+            used = shown = (mask > 0.5).to(x.dtype).permute(0, 2, 3, 1)
         offsets = self.analyzer(x)
         x = self._encoded(x, used, offsets)
         skips.append(x)

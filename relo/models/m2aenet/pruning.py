@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 TILE = 8  # side of the tiles [px]
 HALO = TILE + 2
-# Share of the image in tiles from which on computing all of it is faster: a tile computes (10 / 8)^2 of its area.
-MOST_TILES = TILE**2 / HALO**2
 
 
 class MaskedPixels(NamedTuple):
@@ -38,19 +36,19 @@ class MaskedPixels(NamedTuple):
         Which of the T * 64 results are masked pixels.
     written : (Q,) int64 tensor
         Their rows in the image.
-    share : float
-        Share of the image that the tiles cover.
+    everywhere : bool
+        Whether the tiles with their borders have more pixels than the image: computing all of it costs less.
     """
 
     gathered: Tensor
     outside: Tensor
     taken: Tensor
     written: Tensor
-    share: float
+    everywhere: bool
 
 
 def find_masked(mask: Tensor) -> MaskedPixels:
-    """Make the tables of a mask; waits for the device once.
+    """Make the tables of a mask; waits for the device, once an image.
 
     Parameters
     ----------
@@ -72,7 +70,7 @@ def find_masked(mask: Tensor) -> MaskedPixels:
         outside=(~inside).flatten().nonzero()[:, 0],
         taken=taken,
         written=rows[:, 1:-1, 1:-1].flatten()[taken],
-        share=len(chosen) / (count * down * across),
+        everywhere=inside.numel() > mask.numel(),
     )
 
 
@@ -93,9 +91,8 @@ def gate_where_masked(x: Tensor, conv1: nn.Conv2d, conv2: nn.Conv2d, pixels: Mas
     result = (x * x).flatten(0, 2)
     if len(pixels.taken) == 0:
         return result.view_as(x)
-    if pixels.share > MOST_TILES:
-        everywhere = gate(spatial(conv2, pointwise(conv1, x))).flatten(0, 2)
-        values = everywhere[pixels.written]
+    if pixels.everywhere:
+        values = gate(spatial(conv2, pointwise(conv1, x))).flatten(0, 2)[pixels.written]
     else:
         wide = pointwise(conv1, x.flatten(0, 2)[pixels.gathered])
         wide[pixels.outside] = 0

@@ -41,9 +41,10 @@ def splat(
     metric : (N, 1, H, W) tensor, optional
         Importance of each pixel, for "linear" and "softmax" only; for "linear" not negative.
     divide : {"floor", "add"}
-        How a mean avoids dividing by nothing: by a weight of 1e-7 at least, so that means are exact wherever
-        something lands, or by the weight plus 1e-7 as in the public code of softmax splatting. "softmax" takes the
-        weights relative to the largest metric of each image, so that no exponential overflows.
+        How a mean avoids dividing by nothing: by a weight of 1e-7 at least, so that means are exact wherever more
+        than that lands, or by the weight plus 1e-7 as in the public code of softmax splatting. "softmax" takes the
+        weights relative to the largest metric of each image, so that no exponential overflows; what is alone with a
+        metric 16 and more below that is darkened.
 
     Returns
     -------
@@ -56,11 +57,12 @@ def splat(
         Shapes do not fit, or a metric is missing, or given where none is used.
     """
     _check(image, flow_xy, mode, metric)
-    image, flow_xy = (_at_least_single(tensor) for tensor in (image, flow_xy))
+    precise = torch.promote_types(torch.promote_types(image.dtype, flow_xy.dtype), torch.float32)
+    image, flow_xy = image.to(precise), flow_xy.to(precise)
     finite = torch.isfinite(flow_xy).all(1, keepdim=True) & torch.isfinite(image).all(1, keepdim=True)
     weight = None
     if metric is not None:
-        metric = _at_least_single(metric)
+        metric = metric.to(precise)
         finite = finite & torch.isfinite(metric)
         weight = _weight(metric, finite, mode)
     elif mode == "average":
@@ -104,10 +106,6 @@ def _sum(values: Tensor, flow_xy: Tensor, lands: Tensor) -> Tensor:
             index = (first_row + y) * width + x
             result = result.index_add(0, index.flatten(), flat * weight.flatten()[:, None])
     return result.view(count, height, width, channels).movedim(-1, 1)
-
-
-def _at_least_single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _check(image: Tensor, flow_xy: Tensor, mode: str, metric: Tensor | None) -> None:

@@ -201,7 +201,8 @@ def deblur_files(
         results = result_files(source, out, image_format, masks)
         try:
             names.require_free(results, source)
-            there = not overwrite and all(result.exists() for result in results)
+            # A comparison is asked for to be seen: it is made again.
+            there = not (overwrite or compare) and all(result.exists() for result in results)
             if not there:
                 photograph, restored, told = restored_photograph(source)
         except (ReloError, OSError) as error:
@@ -216,6 +217,8 @@ def deblur_files(
                 if restored.report is not None:
                     told += restored.report.notes()
                     regions.append((source, restored.report))
+                if only_blurred and results[0].suffix in (".jpg", ".jpeg"):
+                    left += ("JPEG changes the pixels outside of the blur too: write PNG or TIFF to keep them",)
                 notes += [(source, note) for note in (*told, *left)]
                 written.append(results[0])
         if progress:
@@ -246,4 +249,7 @@ def _check_arrays(image: NDArray[Any], mask: NDArray[Any] | None) -> None:
 def _check_regions(only_blurred: bool, mask: bool, compare: bool) -> None:
     """Refuse options that say nothing about a photograph that is restored as a whole."""
     if not only_blurred and (mask or compare):
-        raise ConfigError("a given mask and a comparison need 'only blurred'", advice="Add --only-blurred.")
+        raise ConfigError(
+            "a given mask (--mask-from) and a comparison (--compare) are of use only with --only-blurred",
+            advice="Add --only-blurred.",
+        )

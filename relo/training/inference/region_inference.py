@@ -79,8 +79,8 @@ def restore_regions(
     Windows see 72 px beyond all that counts in them. For networks that look no further, that is LBAG and MIMO-UNet
     with weights that restore (measured at `whole_image.OVERLAP`), blurred pixels equal the whole image's to 1e-3.
     Networks that pool over all they see (NAFNet, M2AENet) or attend to it (Restormer) give other values in a window
-    than in the whole image: `compare` tells. To predict its mask, M2AENet runs more than a quarter of its work on
-    the whole image; with a given mask it does not.
+    than in the whole image: `compare` tells. To predict its mask, M2AENet runs its
+    first three stages on the whole image, an eighth to a fifth of its time; with a given mask it does not.
 
     Parameters
     ----------

@@ -85,15 +85,15 @@ def test_tables_name_every_masked_pixel_once():
     pixels = find_masked(mask)
     assert sorted(pixels.written.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
     assert pixels.gathered.numel() % (TILE + 2) ** 2 == 0
-    assert 0 < pixels.share <= 1
-    assert find_masked(torch.zeros(1, 9, 9, 1)).share == 0
+    assert pixels.everywhere
+    assert len(find_masked(torch.zeros(1, 9, 9, 1)).gathered) == 0
 
 
 def test_only_tiles_with_blur_are_computed():
     mask = torch.zeros(1, 64, 64, 1)
     mask[0, 10:14, 10:14] = 1  # within one tile
     pixels = find_masked(mask)
-    assert pixels.share == 1 / 64
+    assert not pixels.everywhere
     assert len(pixels.gathered) == (TILE + 2) ** 2
 
 
@@ -102,7 +102,7 @@ def test_neighbours_off_the_frame_are_zero_and_not_the_bias():
     conv1, conv2 = convolutions(2)
     nn.init.constant_(conv1.bias, 5.0)
     x, mask = torch.zeros(1, 2, 2, 2, dtype=torch.float64), torch.ones(1, 2, 2, 1)
-    pixels = find_masked(mask)._replace(share=0.0)  # by tiles, however full they are
+    pixels = find_masked(mask)._replace(everywhere=False)  # by tiles, however full they are
     wide = F.conv2d(
         torch.full((1, 4, 2, 2), 5.0, dtype=torch.float64), conv2.weight, conv2.bias, padding=1, groups=4
     )
