@@ -15,9 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(scope="session", autouse=True)
 def compiled_kernels() -> None:
     """Compile before anything is tested: `relo process` says so when it does, which no test should stumble over."""
+    import torch
+
     from relo.postprocess.warm_up import compile_kernels
 
+    threads = torch.get_num_threads()
     compile_kernels()
+    # numba leaves OpenMP, and so torch, with all cores: two test processes would wait for each other.
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

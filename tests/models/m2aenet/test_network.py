@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.networks import balance_mask
 from torch import nn
 
 from relo.errors import ConfigError
@@ -126,6 +127,8 @@ def test_the_network_equals_its_equations(size, given):
     with torch.no_grad():
         model.analyzer.weight *= 0.3  # motion of some pixels, not of hundreds
         blur = torch.rand(2, 3, *size, dtype=torch.float64)
+        balance_mask(model, blur)
+        assert 0.2 < model.mask_of(model.mask_features(blur)).mean() < 0.8
         cells = 2, 1, -(-size[0] // 8), -(-size[1] // 8)
         mask = (torch.rand(cells) < 0.4).double() if given else None
         expected, logits = written_out(model.state_dict(), blur, mask)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.networks import balance_mask
 from torch import nn
 
 from relo.models import create_model
@@ -128,6 +129,7 @@ def trained_like(dtype, **options):
 def test_pruned_network_equals_the_masked_one(dtype, tolerance, size, options):
     model = trained_like(dtype, **options)
     blur = torch.rand(2, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(2))
+    balance_mask(model, blur)
     cells = -(-size[0] // 8), -(-size[1] // 8)
     masks = {name: mask.permute(0, 3, 1, 2) for name, mask in shapes_of_masks(2, *cells).items()}
     with torch.no_grad():
