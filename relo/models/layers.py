@@ -114,6 +114,11 @@ def crop_to(x: Tensor, height: int, width: int, scale: int = 1) -> Tensor:
     return x[..., : -(-height // scale), : -(-width // scale)]
 
 
+def enlarge(mask: Tensor, scale: int, height: int, width: int) -> Tensor:
+    """Make each value of a (..., h, w) tensor a square of `scale` px, and cut to (..., height, width)."""
+    return mask.repeat_interleave(scale, -2).repeat_interleave(scale, -1)[..., :height, :width]
+
+
 def check_image_batch(x: Tensor) -> None:
     """Refuse what is not a non-empty (N, 3, H, W) floating-point batch.
 

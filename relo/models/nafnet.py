@@ -160,20 +160,21 @@ class NAFNet(nn.Module):
         Restoration
             Not clamped; no scales, no masks.
         """
-        x = self.first_features(blur)
-        skips = []
-        for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = encoder(x)
-            skips.append(x)
-            x = spatial(down, x)
+        x, skips = self.encoded(blur, len(self.encoders))
         return Restoration(self.restored(x, skips, blur), (), ())
 
-    def first_features(self, blur: Tensor) -> Tensor:
-        """Pad a batch and lift it to (N, H', W', width) features."""
+    def encoded(self, blur: Tensor, stages: int) -> tuple[Tensor, list[Tensor]]:
+        """Pad a batch and take it through the first encoder stages: what comes next, and what the decoder wants."""
         check_image_batch(blur)
         height, width = blur.shape[-2:]
         padded = F.pad(blur, (0, -width % self.stride, 0, -height % self.stride))
-        return spatial(self.intro, padded.permute(0, 2, 3, 1).contiguous())
+        x = spatial(self.intro, padded.permute(0, 2, 3, 1).contiguous())
+        skips = []
+        for encoder, down in zip(self.encoders[:stages], self.downs[:stages], strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = spatial(down, x)
+        return x, skips
 
     def restored(self, x: Tensor, skips: list[Tensor], blur: Tensor) -> Tensor:
         """Middle and decoder: the image from the deepest features and those of each encoder stage.

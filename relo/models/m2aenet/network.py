@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relo.models.layers import enlarge
 from relo.models.m2aenet.deformable import (
     convolve_by_sampling,
     convolve_compiled,
@@ -167,10 +168,10 @@ class M2AENet(NAFNet):
                 raise ValueError(f"expected a mask {(len(blur), 1, rows, columns)}, got {tuple(mask.shape)}")
             used = shown = (mask > 0.5).to(x.dtype).permute(0, 2, 3, 1)
         offsets = self.analyzer(x)
-        x = self._encoded(x, used, offsets)
+        x = self._guided(x, used, offsets)
         skips.append(x)
         image = self.restored(spatial(self.downs[-1], x), skips, blur)
-        masks = (_enlarged(shown.permute(0, 3, 1, 2), self.mask_stride, blur),)
+        masks = (enlarge(shown.permute(0, 3, 1, 2), self.mask_stride, *blur.shape[-2:]),)
         if not self.training or logits is None:
             return Restoration(image, (), masks)
         return MotionRestoration(image, (), masks, logits.permute(0, 3, 1, 2), offsets[..., :rows, :columns])
@@ -205,20 +206,14 @@ class M2AENet(NAFNet):
 
     def _features(self, blur: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Input of the last encoder stage, and what the decoder wants of the stages before."""
-        x = self.first_features(blur)
-        skips = []
-        for encoder, down in zip(self.encoders[:-1], self.downs[:-1], strict=True):
-            x = encoder(x)
-            skips.append(x)
-            x = spatial(down, x)
-        return x, skips
+        return self.encoded(blur, len(self.encoders) - 1)
 
-    def _encoded(self, x: Tensor, mask: Tensor, offsets: Tensor) -> Tensor:
+    def _guided(self, x: Tensor, mask: Tensor, offsets: Tensor) -> Tensor:
         """Last encoder stage; `mask` (N, h, w, 1) is 0 in what only padding has made."""
         mask = F.pad(mask, (0, 0, 0, x.shape[2] - mask.shape[2], 0, x.shape[1] - mask.shape[1]))
         # In half precision a place among hundreds of pixels would be a quarter of a pixel off.
-        offsets = offsets.float() if offsets.dtype in (torch.float16, torch.bfloat16) else offsets
-        taps = trajectory(offsets, TAPS, self.trajectory_form)
+        precise = torch.promote_types(offsets.dtype, torch.float32)
+        taps = trajectory(offsets.to(precise), TAPS, self.trajectory_form)
         # As the compiled convolution reads them; a view of the same shape.
         taps = taps.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
         # Tables need values, which memory estimates (on the meta device) and exports do without.
@@ -241,9 +236,3 @@ def m2aenet(
 ) -> M2AENet:
     """M2AENet as rebuilt: 17,437,865 parameters."""
     return M2AENet(width, enc_blocks, middle_blocks, dec_blocks, local_pooling, trajectory_form, temperature)
-
-
-def _enlarged(mask: Tensor, scale: int, like: Tensor) -> Tensor:
-    """Each pixel of (N, 1, h, w) as a square of `scale` px, cut to the size of an image."""
-    height, width = like.shape[-2:]
-    return mask.repeat_interleave(scale, -2).repeat_interleave(scale, -1)[..., :height, :width]

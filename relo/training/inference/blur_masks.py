@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relo.errors import TrainingError
-from relo.training.inference.own_mask import MaskedNetwork, enlarge, to_grid
+from relo.models.layers import enlarge
+from relo.training.inference.own_mask import MaskedNetwork, to_grid
 from relo.training.inference.whole_image import predict_own_mask, restore
 
 LOOK = 4  # the image is looked at in 1/4 of its size, at 1/16 of the cost

@@ -87,8 +87,3 @@ def part_of(mask: Tensor | None, model: object, rows: slice, columns: slice) -> 
 def to_grid(mask: Tensor, stride: int) -> Tensor:
     """Mark the cells of which a pixel is marked: (H, W) bool to (1, 1, ceil(H/s), ceil(W/s)) float32 of 0 and 1."""
     return F.max_pool2d(mask[None, None].float(), stride, ceil_mode=True)
-
-
-def enlarge(mask: Tensor, stride: int, height: int, width: int) -> Tensor:
-    """Repeat each value of an (h, w) tensor `stride` times in both directions, and cut at (height, width)."""
-    return mask.repeat_interleave(stride, 0).repeat_interleave(stride, 1)[:height, :width]
