@@ -4,11 +4,11 @@
 
 counts       parameters, and multiply-adds by closed form, by torch's counter and by the convention of the papers
 table        time and peak memory of one image, each network in a process of its own; the large size takes minutes
-pruning      M2AENet at several shares of blurred area, pruned and dense, beside NAFNet, at the largest of --sizes
+pruning      M2AENet at several shares of blurred area: pruned, dense, as trained, and NAFNet; at the largest size
 formulation  NAFNet beside a straight (N, C, H, W) form; the compiled deformable convolution beside torch's
 
-Times are the best of a few on a quiet machine; what counts is their ratio within one run. Weights are random: they
-change neither time nor memory. On a GPU add --device cuda; nothing of it was measured there.
+Times are the best of --rounds calls, in turn with what they are compared with; what counts is their ratio. Weights
+are random: they change neither time nor memory. On a GPU add --device cuda; nothing of it was measured there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -122,16 +123,21 @@ def counts(sizes: list[Size]) -> None:
         print(f"{name:16}{size[0]}x{size[1]} {found:10.2f} GMAC, published {published}")
 
 
-def best(function: Callable[[], Any], device: str, repeats: int = 3) -> float:
-    """Shortest time of some calls [s] after one that is not counted; of that one where it takes more than 5 s."""
-    times: list[float] = []
-    while len(times) < (1 if times and times[0] > 5 else repeats + 1):
-        begun = time.perf_counter()
-        function()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return min(times[1:] or times)
+def best(device: str, rounds: int, *functions: Callable[[], Any]) -> list[float]:
+    """Shortest time of each function [s], called in turn, so that a noisy minute does not meet one of them alone.
+
+    A first round is not counted.
+    """
+    times = [math.inf] * len(functions)
+    for count in range(rounds + 1):
+        for place, function in enumerate(functions):
+            begun = time.perf_counter()
+            function()
+            if device != "cpu":
+                torch.cuda.synchronize()
+            if count:
+                times[place] = min(times[place], time.perf_counter() - begun)
+    return times
 
 
 def one_network(name: str, size: Size, device: str, threads: int) -> dict[str, float]:
@@ -151,7 +157,7 @@ def one_network(name: str, size: Size, device: str, threads: int) -> dict[str, f
         memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
         if device != "cpu":
             memory = torch.cuda.max_memory_allocated() / 2**30
-        seconds = first if first > 30 else min(first, best(lambda: model(blur), device, 2))
+        seconds = first if first > 30 else min(first, *best(device, 1, lambda: model(blur)))
     return {"seconds": seconds, "gigabytes": memory}
 
 
@@ -163,7 +169,9 @@ def table(sizes: list[Size], device: str, threads: int, names: list[str]) -> Non
             command = [sys.executable, __file__, "--one", name, "--sizes", f"{size[0]}x{size[1]}"]
             command += ["--device", device, "--threads", str(threads)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            row = json.loads(done.stdout) if done.returncode == 0 else {"seconds": math.nan, "gigabytes": math.nan}
+            if done.returncode != 0:
+                sys.exit(f"{' '.join(command)}\nended with {done.returncode}\n{done.stderr}")
+            row = json.loads(done.stdout)
             cells += f"{row['seconds']:18.2f}{row['gigabytes']:8.2f}"
         print(f"{name:16}{cells}", flush=True)
 
@@ -180,29 +188,38 @@ def discs(share: float, rows: int, columns: int) -> Tensor:
     return (distance <= distance.flatten().kthvalue(round(share * rows * columns)).values)[None, None].float()
 
 
-def pruning(size: Size, device: str) -> None:
+def pruning(size: Size, device: str, rounds: int, shares: list[float]) -> None:
+    """Pruned, dense (eq. 5 at every pixel, all else the same), as trained (dense, and nothing compiled), NAFNet."""
     blur = torch.rand(1, 3, *size, device=device)
-    nafnet, model = create_model("nafnet").eval().to(device), create_model("m2aenet").eval().to(device)
-    nn.init.normal_(model.analyzer.weight, std=0.02)  # motion of about a pixel: still taps would stay in the cache
+    nafnet, pruned, dense = (create_model(name).eval().to(device) for name in ("nafnet", "m2aenet", "m2aenet"))
+    for model in (pruned, dense):
+        nn.init.normal_(model.analyzer.weight, std=0.02)  # motion of a pixel or so: still taps would be cached
+    dense.pruned = False
+
+    def as_trained(mask: Tensor) -> None:
+        with mock.patch("relo.models.m2aenet.network.runs_compiled", return_value=False):
+            dense(blur, mask)
+
     rows, columns = -(-size[0] // 8), -(-size[1] // 8)
+    print(f"\n{size[0]}x{size[1]}, best of {rounds} [s]; ratios of pruned to the others")
+    names = ("dense", "as trained", "nafnet")
+    print("blurred  computed    pruned" + "".join(name.rjust(12) for name in (*names, *names)))
     with torch.inference_mode():
-        model(blur[..., :64, :64])  # compiles its loop, or finds it compiled
-        reference = best(lambda: nafnet(blur), device)
-        print(f"\n{size[0]}x{size[1]}: nafnet {reference:.2f} s", flush=True)
-        print("blurred   computed    pruned [s]  dense [s]   pruned/dense  pruned/nafnet")
-        for share in SHARES:
+        pruned(blur[..., :64, :64])  # compiles its loops, or finds them compiled
+        for share in shares:
             mask = discs(share, rows, columns).to(device)
-            pixels = find_masked(mask.permute(0, 2, 3, 1))
-            computed = 1.0 if pixels.everywhere else len(pixels.gathered) / mask.numel()
-            model.pruned = True
-            pruned = best(lambda mask=mask: model(blur, mask), device)
-            model.pruned = False
-            dense = best(lambda mask=mask: model(blur, mask), device)
-            print(
-                f"{mask.mean().item():7.2%}{computed:11.2%}{pruned:14.2f}{dense:11.2f}"
-                f"{pruned / dense:14.3f}{pruned / reference:14.3f}",
-                flush=True,
+            computed = len(find_masked(mask.permute(0, 2, 3, 1)).gathered) / mask.numel()
+            first, *others = best(
+                device,
+                rounds,
+                lambda mask=mask: pruned(blur, mask),
+                lambda mask=mask: dense(blur, mask),
+                lambda mask=mask: as_trained(mask),
+                lambda: nafnet(blur),
             )
+            ratios = "".join(f"{first / other:12.3f}" for other in others)
+            seconds = "".join(f"{other:12.2f}" for other in others)
+            print(f"{mask.mean().item():7.2%}{computed:10.2%}{first:10.2f}{seconds}{ratios}", flush=True)
 
 
 def straight_nafnet(model: nn.Module, blur: Tensor) -> Tensor:
@@ -247,33 +264,30 @@ def straight_nafnet(model: nn.Module, blur: Tensor) -> Tensor:
     return (conv("ending", x, padding=1) + padded)[..., :height, :width]
 
 
-def formulation(size: Size, device: str) -> None:
+def formulation(size: Size, device: str, rounds: int) -> None:
     blur, model = torch.rand(1, 3, *size, device=device), create_model("nafnet").eval().to(device)
     for name, parameter in model.named_parameters():
         if name.endswith((".beta", ".gamma")):
             nn.init.constant_(parameter, 0.3)  # fresh ones are 0: the difference would be too
     with torch.inference_mode():
         error = (model(blur).image - straight_nafnet(model, blur)).abs().max().item()
-        ours = best(lambda: model(blur), device)
-        straight = best(lambda: straight_nafnet(model, blur), device)
-        print(
-            f"\n{size[0]}x{size[1]}: nafnet {ours:.2f} s, straight {straight:.2f} s, ratio {ours / straight:.3f}, ",
-            end="",
-        )
-        print(f"largest difference {error:.1e}")
+        ours, straight = best(device, rounds, lambda: model(blur), lambda: straight_nafnet(model, blur))
+        print(f"\n{size[0]}x{size[1]}: nafnet {ours:.2f} s, straight {straight:.2f} s, ", end="")
+        print(f"ratio {ours / straight:.3f}, largest difference {error:.1e}")
         if device != "cpu":
             return
         rows, columns = -(-size[0] // 8), -(-size[1] // 8)
         wide, weight, bias = torch.randn(1, rows, columns, 512), torch.randn(512, 1, 3, 3), torch.randn(512)
         taps = torch.randn(9, 1, 2, rows, columns)
-        compiled = best(lambda: convolve_compiled(wide, taps, weight, bias), device)
         features = wide.permute(0, 3, 1, 2)
-        sampled = best(lambda: convolve_by_sampling(features, sampling_places(taps), weight, bias), device, 1)
-        print(
-            f"deformable convolution, 512x{rows}x{columns}: compiled {compiled:.3f} s, sampled {sampled:.2f} s, ",
-            end="",
+        compiled, sampled = best(
+            device,
+            rounds,
+            lambda: convolve_compiled(wide, taps, weight, bias),
+            lambda: convolve_by_sampling(features, sampling_places(taps), weight, bias),
         )
-        print(f"ratio {compiled / sampled:.3f}")
+        print(f"deformable convolution, 512x{rows}x{columns}: compiled {compiled:.3f} s, ", end="")
+        print(f"sampled {sampled:.2f} s, ratio {compiled / sampled:.3f}")
 
 
 @contextmanager
@@ -287,7 +301,7 @@ def thread_count(threads: int) -> Iterator[None]:
 
 
 def _size(text: str) -> Size:
-    height, _, width = text.partition("x")
+    height, width = text.split("x")
     return int(height), int(width)
 
 
@@ -297,6 +311,8 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", type=_size, default=[(540, 960), (1436, 2152)])
     parser.add_argument("--models", nargs="*", choices=list_models(), default=list_models())
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--shares", nargs="*", type=float, default=list(SHARES), help="of blur, for pruning")
+    parser.add_argument("--rounds", type=int, default=3, help="how often what is compared is timed; default 3")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # time and memory of one network, for `table`
     options = parser.parse_args()
@@ -310,9 +326,9 @@ def main() -> None:
         if "table" in options.sections:
             table(options.sizes, options.device, options.threads, options.models)
         if "pruning" in options.sections:
-            pruning(max(options.sizes, key=math.prod), options.device)
+            pruning(max(options.sizes, key=math.prod), options.device, options.rounds, options.shares)
         if "formulation" in options.sections:
-            formulation(min(options.sizes, key=math.prod), options.device)
+            formulation(min(options.sizes, key=math.prod), options.device, options.rounds)
 
 
 if __name__ == "__main__":

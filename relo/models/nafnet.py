@@ -2,12 +2,13 @@
 
 A U-Net of convolutions, gates and one attention over channels; no activation function. Inside, features lie as
 (N, H, W, C): a 1x1 convolution is one matrix product, and torch's own layer normalisation takes its channels as
-they lie. On a CPU that is what makes it fast (`benchmarks/models.py`).
+they lie. For inference on a CPU, blocks of few channels go over the image in strips of rows, whose features stay in
+the cache. That is what makes it fast (`benchmarks/models.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ MOST_BLOCKS = 256  # of a stage; a damaged number is refused instead of being bu
 MOST_STAGES = 8
 # Test-time local pooling looks at windows of 1.5 times the size of the training patches (Chu et al. 2022, TLC).
 POOLING_SHARE = 1.5
+STRIP_ROWS = 8
+# Above, a block computes so much with what it reads that the rows between strips cost more than strips save.
+STRIP_CHANNELS = 64
 
 
 class ChannelAttention(nn.Sequential):
@@ -41,13 +45,17 @@ class ChannelAttention(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale (N, H, W, C) features."""
+        return x * self.factors(x)
+
+    def factors(self, x: Tensor) -> Tensor:
+        """Of features (N, H, W, C): (N, 1, 1, C), or a factor for every pixel with local pooling."""
         height, width = x.shape[1:3]
         # Where the size is not known yet, as for export, windows are cut to it later on.
         if self.window and (torch.compiler.is_compiling() or self.window < max(height, width)):
             means = local_mean(x, self.window)
         else:
             means = x.mean(dim=(1, 2), keepdim=True)
-        return x * pointwise(self.get_submodule("1"), means)
+        return pointwise(self.get_submodule("1"), means)
 
 
 class NAFBlock(nn.Module):
@@ -76,13 +84,36 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape of (N, H, W, C)."""
+        if x.shape[-1] <= STRIP_CHANNELS and only_computes(x):
+            return self._in_strips(x)
         wide = spatial(self.conv2, pointwise(self.conv1, self.norm1(x)))
-        x = self.mixed(x, gate(wide))
+        x = self.mixed(x, self.sca(gate(wide)))
         return self.fed_forward(x, gate(pointwise(self.conv4, self.norm2(x))))
 
-    def mixed(self, x: Tensor, gated: Tensor) -> Tensor:
-        """First half of the block, from its gate on."""
-        return x + pointwise(self.conv3, self.sca(gated), self.beta)
+    def _in_strips(self, x: Tensor) -> Tensor:
+        """`forward`, a few rows at a time before and after attention, which wants the means of all."""
+        gated = in_strips(lambda rows: gate(self._wide(x, rows)), x)
+        factors = self.sca.factors(gated).expand_as(gated)
+
+        def rest(rows: slice) -> Tensor:
+            mixed = self.mixed(x[:, rows], gated[:, rows] * factors[:, rows])
+            return self.fed_forward(mixed, gate(pointwise(self.conv4, self.norm2(mixed))))
+
+        return in_strips(rest, x)
+
+    def _wide(self, x: Tensor, rows: slice) -> Tensor:
+        """Some rows of the depth-wise convolution, which sees one more on each side, or zeros outside the image."""
+        height = x.shape[1]
+        wide = pointwise(self.conv1, self.norm1(x[:, max(rows.start - 1, 0) : rows.stop + 1]))
+        above, below = int(rows.start == 0), int(rows.stop == height)
+        if above or below:
+            wide = F.pad(wide, (0, 0, 0, 0, above, below))
+        conv, wide = self.conv2, wide.permute(0, 3, 1, 2)
+        return F.conv2d(wide, conv.weight, conv.bias, padding=(0, 1), groups=conv.groups).permute(0, 2, 3, 1)
+
+    def mixed(self, x: Tensor, attended: Tensor) -> Tensor:
+        """First half of the block, from its attention on."""
+        return x + pointwise(self.conv3, attended, self.beta)
 
     def fed_forward(self, x: Tensor, gated: Tensor) -> Tensor:
         """Second half of the block, from its gate on."""
@@ -183,7 +214,7 @@ class NAFNet(nn.Module):
         """
         x = self.middle_blks(x)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
-            x = decoder(_doubled(pointwise(up.get_submodule("0"), x)) + skips.pop())
+            x = decoder(_doubled(up.get_submodule("0"), x, skips.pop()))
         height, width = blur.shape[-2:]
         return blur + spatial(self.ending, x).permute(0, 3, 1, 2)[..., :height, :width]
 
@@ -258,11 +289,27 @@ def _moving_mean(x: Tensor, dim: int, window: int) -> Tensor:
     return torch.cat([first, rest], dim).index_select(dim, inside) / window
 
 
-def _doubled(x: Tensor) -> Tensor:
-    """Pixel shuffle: (N, H, W, 4C) to (N, 2H, 2W, C); torch's own would leave the channels first in memory."""
-    count, height, width, channels = x.shape
-    squares = x.view(count, height, width, channels // 4, 2, 2).permute(0, 1, 4, 2, 5, 3)
-    return squares.reshape(count, 2 * height, 2 * width, channels // 4)
+def only_computes(x: Tensor) -> bool:
+    """Whether values on a CPU are all that is wanted: no gradient, no export, no estimate of memory."""
+    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
+def in_strips(function: Callable[[slice], Tensor], x: Tensor) -> Tensor:
+    """Put features of the shape of `x` (N, H, W, C) together from `function` of a few rows."""
+    result, height = torch.empty_like(x), x.shape[1]
+    for top in range(0, height, STRIP_ROWS):
+        rows = slice(top, min(top + STRIP_ROWS, height))
+        result[:, rows] = function(rows)
+    return result
+
+
+def _doubled(conv: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
+    """1x1 convolution, pixel shuffle, sum with the encoder's features: (N, H, W, C) to (N, 2H, 2W, C / 2)."""
+    count, height, width, channels = skip.shape
+    # Pixel shuffle wants (channel, row, column); weights in another order give (row, column, channel).
+    weight = conv.get_parameter("weight").view(channels, 4, -1).transpose(0, 1).reshape(4 * channels, -1)
+    squares = F.linear(x, weight).view(count, height // 2, width // 2, 2, 2, channels).permute(0, 1, 3, 2, 4, 5)
+    return (skip.reshape(count, height // 2, 2, width // 2, 2, channels) + squares).reshape(skip.shape)
 
 
 def _blocks(channels: int, count: int, window: int) -> nn.Sequential:

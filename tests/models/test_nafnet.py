@@ -7,7 +7,7 @@ from support.named_weights import named_weights
 
 from relo.errors import ConfigError
 from relo.models import create_model, load_weights, model_info
-from relo.models.nafnet import local_mean, nafnet, pooling_window
+from relo.models.nafnet import NAFBlock, local_mean, nafnet, pooling_window
 
 SMALL = {"width": 4, "enc_blocks": [1, 0, 2], "middle_blocks": 1, "dec_blocks": [1, 2, 1]}
 
@@ -147,6 +147,21 @@ def test_the_published_width_equals_it_in_float32(scale, tolerance):
     assert (expected - image).abs().max() > 0.1
     size = max(1.0, float(expected.abs().max()))
     torch.testing.assert_close(restored / size, expected / size, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("height", [1, 7, 8, 9, 16, 41])
+@pytest.mark.parametrize("window", [0, 6])
+def test_strips_of_rows_change_nothing(height, window):
+    """Inference goes over the image in strips; with gradients a block is computed at once."""
+    torch.manual_seed(1)
+    block = NAFBlock(4, window).double()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(2, height, 13, 4, dtype=torch.float64)
+    at_once = block(x)
+    assert at_once.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), at_once.detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_are_those_of_the_published_formulation():

@@ -1,6 +1,6 @@
-"""The compiled loop of the deformable convolution; imported only where it runs, because numba takes a while.
+"""Compiled loops of the deformable and the pruned convolution; imported only where they run: numba takes a while.
 
-Tested against torch's bilinear sampling; `benchmarks/models.py` prints how much faster it is.
+Tested against torch's forms of the same; `benchmarks/models.py` prints how much faster they are.
 """
 
 from __future__ import annotations
@@ -98,3 +98,46 @@ def _sum_taps(
                     values = image[y_, x_]
                     for c in range(channels):
                         sums[c] += kernel_row[c] * (share * values[c])
+
+
+@kernel(fastmath={"contract"})
+def gate_neighbours(
+    wide: NDArray[Any],
+    neighbours: NDArray[Any],
+    rows: NDArray[Any],
+    weights: NDArray[Any],
+    bias: NDArray[Any],
+    first: int,
+    last: int,
+    out: NDArray[Any],
+) -> None:
+    """Depth-wise convolution and gate of the masked pixels [first, last).
+
+    Parameters
+    ----------
+    wide : (P, 2C) array
+    neighbours : (Q, 9) int64 array
+        Rows of `wide`; P for zeros.
+    rows : (Q,) int64 array
+        Which row of `out` each gets.
+    weights : (9, 2C) array
+    bias : (2C,) array
+    first, last : int
+    out : (R, C) array
+    """
+    channels = wide.shape[1]
+    half = channels // 2
+    sums = np.empty(channels, wide.dtype)
+    for place in range(first, last):
+        for c in range(channels):
+            sums[c] = bias[c]
+        for tap in range(9):
+            neighbour = neighbours[place, tap]
+            if neighbour == len(wide):
+                continue
+            kernel_row, values = weights[tap], wide[neighbour]
+            for c in range(channels):
+                sums[c] += kernel_row[c] * values[c]
+        pixel = out[rows[place]]
+        for c in range(half):
+            pixel[c] = sums[c] * sums[half + c]

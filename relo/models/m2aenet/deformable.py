@@ -6,6 +6,7 @@ compiled loop for inference on a CPU, where libraries spend their time on copies
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -136,15 +137,20 @@ def convolve_compiled(
     weights = weight.detach().to(x.dtype).reshape(channels, TAPS).T.contiguous().numpy()
     biases = (x.new_zeros(channels) if bias is None else bias.detach().to(x.dtype)).numpy()
     out = x.new_empty(count, height, width, channels // 2 if gated else channels)
-    lines, threads = count * height, torch.get_num_threads()
 
-    def convolve(part: int) -> None:
-        first, last = part * lines // threads, (part + 1) * lines // threads
+    def convolve(first: int, last: int) -> None:
         convolve_rows(features, taps, weights, biases, gated, first, last, out.numpy())
 
-    if threads == 1:
-        convolve(0)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(convolve, range(threads)))
+    in_threads(convolve, count * height)
     return out
+
+
+def in_threads(function: Callable[[int, int], None], count: int) -> None:
+    """Call a compiled loop for [first, last) of `count` things on each of as many threads as torch uses."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        function(0, count)
+        return
+    borders = [part * count // threads for part in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(function, borders[:-1], borders[1:]))

@@ -71,7 +71,7 @@ class MotionAwareBlock(NAFBlock):
             gated = self._gated_everywhere(features, guide.mask)
         else:
             gated = gate_where_masked(features, self.conv1, self.conv2, guide.pixels)
-        x = self.mixed(x, gated)
+        x = self.mixed(x, self.sca(gated))
         wide = pointwise(self.conv4, self.norm2(x))
         return self.fed_forward(x, self._gated_along(wide, guide))
 

@@ -1,26 +1,20 @@
 """Exact pruned inference: the masked convolutions are computed where the mask wants them, and nowhere else.
 
-A masked pixel needs the wide features of its eight neighbours too, sharp or not. The image is divided into tiles;
-each tile with a masked pixel is gathered with a border of one pixel, for which the 1x1 and the depth-wise
-convolution are computed; only its masked pixels are taken. Which rows of memory those are is found once an image
-and serves all blocks.
+A masked pixel needs the wide features of its eight neighbours too, sharp or not. Masked pixels and their neighbours
+are gathered, row of memory by row; the 1x1 convolution is a product of these rows, and the depth-wise one sums nine
+of the products for each masked pixel. Which rows those are is found once an image and serves all blocks.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from relo.models.m2aenet.deformable import in_threads, runs_compiled
 from relo.models.nafnet import gate, pointwise, spatial
-
-if TYPE_CHECKING:
-    from torch import nn
-
-TILE = 8  # side of the tiles [px]
-HALO = TILE + 2
 
 
 class MaskedPixels(NamedTuple):
@@ -28,23 +22,17 @@ class MaskedPixels(NamedTuple):
 
     Attributes
     ----------
-    gathered : (T * 100,) int64 tensor
-        Rows of each tile with its border; row 0 for those outside the image.
-    outside : (K,) int64 tensor
-        Which of `gathered` lie outside the image.
-    taken : (Q,) int64 tensor
-        Which of the T * 64 results are masked pixels.
-    written : (Q,) int64 tensor
-        Their rows in the image.
-    everywhere : bool
-        Whether the tiles with their borders have more pixels than the image: computing all of it costs less.
+    masked : (Q,) int64 tensor
+        Rows of the masked pixels.
+    gathered : (P,) int64 tensor
+        Rows of the masked pixels and of all their neighbours inside the image.
+    neighbours : (Q, 9) int64 tensor
+        Which of `gathered` the 3x3 neighbours of each masked pixel are; P for those outside the image.
     """
 
+    masked: Tensor
     gathered: Tensor
-    outside: Tensor
-    taken: Tensor
-    written: Tensor
-    everywhere: bool
+    neighbours: Tensor
 
 
 def find_masked(mask: Tensor) -> MaskedPixels:
@@ -55,23 +43,15 @@ def find_masked(mask: Tensor) -> MaskedPixels:
     mask : (N, H, W, 1) tensor of 0 and 1
     """
     count, height, width = mask.shape[:3]
-    down, across = -(-height // TILE), -(-width // TILE)
-    padded = F.pad(mask[..., 0] > 0, (0, across * TILE - width, 0, down * TILE - height))
-    tiles = padded.view(count, down, TILE, across, TILE).permute(0, 1, 3, 2, 4)
-    chosen = tiles.any(-1).any(-1).nonzero()
-    image, top, left = chosen[:, 0], chosen[:, 1] * TILE, chosen[:, 2] * TILE
-    steps = torch.arange(-1, TILE + 1, device=mask.device)
-    y, x = (top[:, None] + steps)[:, :, None], (left[:, None] + steps)[:, None]
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    rows = torch.where(inside, (image[:, None, None] * height + y) * width + x, 0)
-    taken = tiles[chosen[:, 0], chosen[:, 1], chosen[:, 2]].flatten().nonzero()[:, 0]
-    return MaskedPixels(
-        gathered=rows.flatten(),
-        outside=(~inside).flatten().nonzero()[:, 0],
-        taken=taken,
-        written=rows[:, 1:-1, 1:-1].flatten()[taken],
-        everywhere=inside.numel() > mask.numel(),
-    )
+    blurred = mask[..., 0] > 0
+    wanted = F.max_pool2d(blurred.float(), 3, stride=1, padding=1) > 0
+    gathered = wanted.flatten().nonzero()[:, 0]
+    places = torch.full((count, height + 2, width + 2), len(gathered), device=mask.device)
+    places[:, 1:-1, 1:-1][wanted] = torch.arange(len(gathered), device=mask.device)
+    image, y, x = blurred.nonzero().unbind(1)
+    steps = torch.arange(3, device=mask.device)
+    neighbours = places[image[:, None], y[:, None] + steps.repeat_interleave(3), x[:, None] + steps.repeat(3)]
+    return MaskedPixels((image * height + y) * width + x, gathered, neighbours)
 
 
 def gate_where_masked(x: Tensor, conv1: nn.Conv2d, conv2: nn.Conv2d, pixels: MaskedPixels) -> Tensor:
@@ -88,16 +68,39 @@ def gate_where_masked(x: Tensor, conv1: nn.Conv2d, conv2: nn.Conv2d, pixels: Mas
     -------
     (N, H, W, C) tensor
     """
+    if len(pixels.masked) == x[..., 0].numel():
+        return gate(spatial(conv2, pointwise(conv1, x)))
     result = (x * x).flatten(0, 2)
-    if len(pixels.taken) == 0:
-        return result.view_as(x)
-    if pixels.everywhere:
-        values = gate(spatial(conv2, pointwise(conv1, x))).flatten(0, 2)[pixels.written]
+    wide = pointwise(conv1, x.flatten(0, 2)[pixels.gathered])
+    weight = conv2.weight.flatten(1).T
+    assert conv2.bias is not None
+    if runs_compiled(wide, weight, conv2.bias):
+        _gate_compiled(wide, pixels, weight, conv2.bias, result)
     else:
-        wide = pointwise(conv1, x.flatten(0, 2)[pixels.gathered])
-        wide[pixels.outside] = 0
-        wide = wide.view(-1, HALO, HALO, wide.shape[-1]).permute(0, 3, 1, 2)
-        wide = F.conv2d(wide, conv2.weight, conv2.bias, groups=conv2.groups).permute(0, 2, 3, 1)
-        values = gate(wide).flatten(0, 2)[pixels.taken]
-    result[pixels.written] = values
+        total = _sum_neighbours(wide, pixels.neighbours, weight, conv2.bias)
+        result[pixels.masked] = gate(total).to(result.dtype)
     return result.view_as(x)
+
+
+def _sum_neighbours(wide: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Depth-wise convolution (Q, 2C) of gathered features (P, 2C) with weights (9, 2C)."""
+    wide = F.pad(wide, (0, 0, 0, 1))  # a row of zeros, for what lies outside
+    total = bias.to(torch.promote_types(bias.dtype, torch.float32))  # half precision would lose digits in the sum
+    for tap, kernel in enumerate(weight):
+        total = total + wide[neighbours[:, tap]] * kernel
+    return total
+
+
+def _gate_compiled(wide: Tensor, pixels: MaskedPixels, weight: Tensor, bias: Tensor, result: Tensor) -> None:
+    """Write the gate of `_sum_neighbours` into the masked rows of `result`, by a compiled loop."""
+    from relo.models.m2aenet.compiled import gate_neighbours
+
+    weights, biases = (tensor.detach().to(wide.dtype).contiguous().numpy() for tensor in (weight, bias))
+    features, neighbours, rows, out = (
+        tensor.numpy() for tensor in (wide.contiguous(), pixels.neighbours, pixels.masked, result)
+    )
+
+    def compute(first: int, last: int) -> None:
+        gate_neighbours(features, neighbours, rows, weights, biases, first, last, out)
+
+    in_threads(compute, len(rows))

@@ -11,7 +11,8 @@ from support.networks import balance_mask
 from torch import nn
 
 from relo.models import create_model
-from relo.models.m2aenet.pruning import TILE, find_masked, gate_where_masked
+from relo.models.m2aenet import pruning
+from relo.models.m2aenet.pruning import find_masked, gate_where_masked
 
 
 def shapes_of_masks(count, height, width):
@@ -52,6 +53,17 @@ def by_formula(x, mask, conv1, conv2):
     return (wide[:, :half] * wide[:, half:]).permute(0, 2, 3, 1)
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def path(request, monkeypatch):
+    """Both ways to compute what is pruned: the compiled loop, and what GPUs use."""
+    if request.param == "torch":
+        monkeypatch.setattr(pruning, "runs_compiled", lambda *_: False)
+    else:
+        monkeypatch.setattr(pruning, "_sum_neighbours", None)  # so that nothing else can have run
+    return request.param
+
+
+@pytest.mark.usefixtures("path")
 @pytest.mark.parametrize("size", [(1, 1), (3, 20), (8, 8), (17, 23), (24, 16)])
 @pytest.mark.parametrize("name", shapes_of_masks(1, 8, 8))
 def test_pruned_equals_the_masked_formula(size, name):
@@ -81,34 +93,44 @@ def test_any_size_and_mask(count, height, width, share, seed):
     torch.testing.assert_close(found, by_formula(x, mask, conv1, conv2), atol=1e-12, rtol=1e-12)
 
 
-def test_tables_name_every_masked_pixel_once():
-    mask = shapes_of_masks(2, 19, 37)["noise"]
+def test_tables_name_masked_pixels_and_their_neighbours_once():
+    mask = shapes_of_masks(2, 19, 37)["sparse"]
     pixels = find_masked(mask)
-    assert sorted(pixels.written.tolist()) == mask.flatten().nonzero()[:, 0].tolist()
-    assert pixels.gathered.numel() % (TILE + 2) ** 2 == 0
-    assert pixels.everywhere
+    assert pixels.masked.tolist() == mask.flatten().nonzero()[:, 0].tolist()
+    near = F.max_pool2d(mask.permute(0, 3, 1, 2), 3, stride=1, padding=1)
+    assert pixels.gathered.tolist() == near.flatten().nonzero()[:, 0].tolist()
+    assert pixels.neighbours.max() == len(pixels.gathered), "some lie outside"
     assert len(find_masked(torch.zeros(1, 9, 9, 1)).gathered) == 0
 
 
-def test_only_tiles_with_blur_are_computed():
+def test_only_blur_and_its_border_are_computed():
     mask = torch.zeros(1, 64, 64, 1)
-    mask[0, 10:14, 10:14] = 1  # within one tile
-    pixels = find_masked(mask)
-    assert not pixels.everywhere
-    assert len(pixels.gathered) == (TILE + 2) ** 2
+    mask[0, 10:14, 10:14] = 1
+    assert len(find_masked(mask).gathered) == 6 * 6
 
 
+def test_threads_share_the_pixels(monkeypatch):
+    x = torch.randn(1, 11, 13, 4, generator=torch.Generator().manual_seed(5))
+    conv1, conv2 = convolutions(4, torch.float32)
+    pixels = find_masked(shapes_of_masks(1, 11, 13)["noise"])
+    one = gate_where_masked(x, conv1, conv2, pixels)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(gate_where_masked(x, conv1, conv2, pixels), one)
+
+
+@pytest.mark.usefixtures("path")
 def test_neighbours_off_the_frame_are_zero_and_not_the_bias():
     """The 1x1 convolution has a bias, and padding comes after it."""
     conv1, conv2 = convolutions(2)
     nn.init.constant_(conv1.bias, 5.0)
     x, mask = torch.zeros(1, 2, 2, 2, dtype=torch.float64), torch.ones(1, 2, 2, 1)
-    pixels = find_masked(mask)._replace(everywhere=False)  # by tiles, however full they are
+    mask[0, 0, 0] = 0  # a full mask would need no tables
     wide = F.conv2d(
         torch.full((1, 4, 2, 2), 5.0, dtype=torch.float64), conv2.weight, conv2.bias, padding=1, groups=4
     )
     expected = (wide[:, :2] * wide[:, 2:]).permute(0, 2, 3, 1)
-    torch.testing.assert_close(gate_where_masked(x, conv1, conv2, pixels), expected)
+    expected[0, 0, 0] = 0
+    torch.testing.assert_close(gate_where_masked(x, conv1, conv2, find_masked(mask)), expected)
 
 
 OPTIONS = {"width": 8, "enc_blocks": [1, 1, 1, 3], "local_pooling": 0}
