@@ -116,12 +116,18 @@ class _Tensors(nn.Module):
         restored: Restoration = self.model(blur)
         return (restored.image, *restored.masks[-1:])
 
+    def images(self, size: tuple[int, int, int]) -> Tensor:
+        """A batch to try the network with: noise, always the same."""
+        batch, height, width = size
+        channels = getattr(self.model, "in_channels", 3)
+        return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
+
 
 def _outputs(network: _Tensors) -> tuple[str, ...]:
     """Names of what the network gives, having run it once."""
     try:
         with torch.inference_mode():
-            count = len(network(_images(_RECORDED)))
+            count = len(network(network.images(_RECORDED)))
     except Exception as error:  # whatever a network of the user's own raises
         reason = f"the network cannot be run on float32 RGB images on the CPU ({_first_line(error)})"
         raise TrainingError(reason, advice="It must map (N, 3, H, W) to a relo.models.Restoration.") from error
@@ -133,7 +139,10 @@ def _convert(network: _Tensors, outputs: tuple[str, ...], opset: int) -> onnx.Mo
     try:
         with torch.no_grad():
             program = torch.export.export(
-                network, (_images(_RECORDED),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},), strict=False
+                network,
+                (network.images(_RECORDED),),
+                dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
+                strict=False,
             )
             exported = torch.onnx.export(
                 program,
@@ -202,7 +211,7 @@ def _difference(network: _Tensors, content: bytes) -> float:
     try:
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         for size in _COMPARED:
-            images = _images(size)
+            images = network.images(size)
             with torch.inference_mode():
                 expected = network(images)
             for tensor, array in zip(expected, session.run(None, {"blur": images.numpy()}), strict=True):
@@ -221,11 +230,6 @@ def _difference(network: _Tensors, content: bytes) -> float:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__
-
-
-def _images(size: tuple[int, int, int]) -> Tensor:
-    batch, height, width = size
-    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 @contextmanager

@@ -119,15 +119,26 @@ def enlarge(mask: Tensor, scale: int, height: int, width: int) -> Tensor:
     return mask.repeat_interleave(scale, -2).repeat_interleave(scale, -1)[..., :height, :width]
 
 
-def check_image_batch(x: Tensor) -> None:
-    """Refuse what is not a non-empty (N, 3, H, W) floating-point batch.
+def check_image_batch(x: Tensor, channels: int = 3) -> None:
+    """Refuse what is not a non-empty (N, channels, H, W) floating-point batch.
 
     Raises
     ------
     ValueError
         The shape or the dtype is another one.
     """
-    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape:
-        raise ValueError(f"expected a non-empty (N, 3, H, W) image batch, got shape {tuple(x.shape)}")
+    if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape:
+        raise ValueError(f"expected a non-empty (N, {channels}, H, W) image batch, got shape {tuple(x.shape)}")
     if not torch.is_floating_point(x):
         raise ValueError(f"expected floating-point images in [0, 1], got {x.dtype}")
+
+
+def check_in_channels(channels: int) -> None:
+    """Refuse anything but the channels of one image, or of two: the blurred one and a short exposure behind it.
+
+    Raises
+    ------
+    ValueError
+    """
+    if channels not in (3, 6):
+        raise ValueError(f"in_channels must be 3, or 6 for a short exposure behind the image, got {channels!r}")

@@ -15,6 +15,7 @@ from relo.models.layers import (
     ConvUnit,
     ResBlocks,
     check_image_batch,
+    check_in_channels,
     crop_to,
     double,
     halve,
@@ -31,16 +32,16 @@ MOST_BLOCKS = 256
 
 
 class ShallowModule(nn.Module):
-    """SCM: features of a downsampled input image (N, 3, H, W) -> (N, C, H, W)."""
+    """SCM: features of a downsampled input (N, inputs, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inputs: int = 3) -> None:
         super().__init__()
         quarter, half = channels // 4, channels // 2
         self.main = nn.Sequential(
-            ConvUnit(3, quarter, 3),
+            ConvUnit(inputs, quarter, 3),
             ConvUnit(quarter, half, 1),
             ConvUnit(half, half, 3),
-            ConvUnit(half, channels - 3, 1),
+            ConvUnit(half, channels - inputs, 1),
         )
         self.conv = ConvUnit(channels, channels, 1, relu=False)
 
@@ -86,20 +87,35 @@ class MIMOUNet(nn.Module):
         Probability of the channel dropouts after the two feature fusions: 0.1 for MIMO-UNet+, else 0.
     head_channels : int
         Channels of each of the three output convolutions.
+    in_channels : int
+        3, or 6 to be given a short exposure too, behind the blurred image (ExpRDiff paper, table 1).
     """
 
-    def __init__(self, num_res: int = 8, width: int = 32, dropout: float = 0.0, head_channels: int = 3) -> None:
+    def __init__(
+        self,
+        num_res: int = 8,
+        width: int = 32,
+        dropout: float = 0.0,
+        head_channels: int = 3,
+        in_channels: int = 3,
+    ) -> None:
         super().__init__()
+        check_in_channels(in_channels)
+        self.in_channels = in_channels
         if not 1 <= num_res <= MOST_BLOCKS or width < 2 or width % 2 or not 0.0 <= dropout < 1.0:
             raise ValueError(
                 f"need num_res in [1, {MOST_BLOCKS}], an even width >= 2 and dropout in [0, 1), "
                 f"got {num_res}, {width}, {dropout}"
             )
+        if 2 * width <= in_channels:
+            raise ValueError(
+                f"width must be above {in_channels // 2} for {in_channels} input channels, got {width}"
+            )
         c1, c2, c4 = width, 2 * width, 4 * width
         self.Encoder = nn.ModuleList([ResBlocks(c, num_res) for c in (c1, c2, c4)])
         self.feat_extract = nn.ModuleList(
             [
-                ConvUnit(3, c1, 3),
+                ConvUnit(in_channels, c1, 3),
                 ConvUnit(c1, c2, 3, 2),
                 ConvUnit(c2, c4, 3, 2),
                 ConvUnit(c4, c2, 4, 2, transposed=True),
@@ -111,8 +127,8 @@ class MIMOUNet(nn.Module):
         self.Convs = nn.ModuleList([ConvUnit(c4, c2, 1), ConvUnit(c2, c1, 1)])
         self.ConvsOut = nn.ModuleList([ConvUnit(c, head_channels, 3, relu=False) for c in (c4, c2)])
         self.AFFs = nn.ModuleList([FusionModule(7 * width, c) for c in (c1, c2)])
-        self.FAM1, self.SCM1 = AttentionModule(c4), ShallowModule(c4)
-        self.FAM2, self.SCM2 = AttentionModule(c2), ShallowModule(c2)
+        self.FAM1, self.SCM1 = AttentionModule(c4), ShallowModule(c4, in_channels)
+        self.FAM2, self.SCM2 = AttentionModule(c2), ShallowModule(c2, in_channels)
         self.drop1, self.drop2 = nn.Dropout2d(dropout), nn.Dropout2d(dropout)
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +136,7 @@ class MIMOUNet(nn.Module):
 
         Parameters
         ----------
-        x : (N, 3, H, W) tensor
+        x : (N, in_channels, H, W) tensor
             Blurred images in [0, 1].
 
         Returns
@@ -149,7 +165,7 @@ class MIMOUNet(nn.Module):
 
         Parameters
         ----------
-        blur : (N, 3, H, W) tensor
+        blur : (N, in_channels, H, W) tensor
             RGB in [0, 1]. Sizes that are not multiples of 4 are padded inside and cropped again.
 
         Returns
@@ -157,21 +173,21 @@ class MIMOUNet(nn.Module):
         Restoration
             `scales`: (N, 3, ceil(H/s), ceil(W/s)) for s = 4, 2, 1, not clamped; `image` is the last.
         """
-        check_image_batch(blur)
+        check_image_batch(blur, self.in_channels)
         height, width = blur.shape[-2:]
         padded = pad_to_multiple(blur, STRIDE)
         scales = tuple(
-            crop_to(head + padded[:, :, ::scale, ::scale], height, width, scale)
+            crop_to(head + padded[:, :3, ::scale, ::scale], height, width, scale)
             for scale, head in zip(SCALES, self.heads(padded), strict=True)
         )
         return Restoration(scales[-1], scales, ())
 
 
-def mimo_unet(num_res: int = 8, width: int = 32) -> MIMOUNet:
+def mimo_unet(num_res: int = 8, width: int = 32, in_channels: int = 3) -> MIMOUNet:
     """MIMO-UNet: 6,807,171 parameters as published."""
-    return MIMOUNet(num_res, width)
+    return MIMOUNet(num_res, width, in_channels=in_channels)
 
 
-def mimo_unet_plus(num_res: int = 20, width: int = 32, dropout: float = 0.1) -> MIMOUNet:
+def mimo_unet_plus(num_res: int = 20, width: int = 32, dropout: float = 0.1, in_channels: int = 3) -> MIMOUNet:
     """MIMO-UNet+: 16,107,651 parameters as published."""
-    return MIMOUNet(num_res, width, dropout)
+    return MIMOUNet(num_res, width, dropout, in_channels=in_channels)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch
+from relo.models.layers import check_image_batch, check_in_channels
 from relo.models.restoration import Restoration
 
 NORM_EPS = 1e-6
@@ -134,6 +134,8 @@ class NAFNet(nn.Module):
         0 for channel attention over the whole image; else the side of the training patches [px], for means over
         windows of 1.5 times that: the variant for testing on whole images ("TLC", Chu et al. 2022; 256 for
         the published GoPro weights). The weights are the same.
+    in_channels : int
+        3, or 6 to be given a short exposure too, behind the blurred image (ExpRDiff paper, table 1).
     """
 
     def __init__(
@@ -143,13 +145,16 @@ class NAFNet(nn.Module):
         middle_blocks: int = 1,
         dec_blocks: Sequence[int] = (1, 1, 1, 1),
         local_pooling: int = 0,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         _check(width, enc_blocks, middle_blocks, dec_blocks, local_pooling)
+        check_in_channels(in_channels)
+        self.in_channels = in_channels
         stages = len(enc_blocks)
         windows = [pooling_window(local_pooling, level) for level in range(stages + 1)]
         channels = [width << level for level in range(stages + 1)]
-        self.intro = nn.Conv2d(3, width, 3, padding=1)
+        self.intro = nn.Conv2d(in_channels, width, 3, padding=1)
         self.ending = nn.Conv2d(width, 3, 3, padding=1)
         self.encoders = nn.ModuleList(
             [
@@ -183,7 +188,7 @@ class NAFNet(nn.Module):
 
         Parameters
         ----------
-        blur : (N, 3, H, W) tensor
+        blur : (N, in_channels, H, W) tensor
             RGB in [0, 1]. Padded with zeros at the bottom and right to a multiple of 2^stages, as published.
 
         Returns
@@ -196,7 +201,7 @@ class NAFNet(nn.Module):
 
     def encoded(self, blur: Tensor, stages: int) -> tuple[Tensor, list[Tensor]]:
         """Pad a batch and take it through the first encoder stages: what comes next, and what the decoder wants."""
-        check_image_batch(blur)
+        check_image_batch(blur, self.in_channels)
         height, width = blur.shape[-2:]
         padded = F.pad(blur, (0, -width % self.stride, 0, -height % self.stride))
         x = spatial(self.intro, padded.permute(0, 2, 3, 1).contiguous())
@@ -216,7 +221,7 @@ class NAFNet(nn.Module):
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             x = decoder(_doubled(up.get_submodule("0"), x, skips.pop()))
         height, width = blur.shape[-2:]
-        return blur + spatial(self.ending, x).permute(0, 3, 1, 2)[..., :height, :width]
+        return blur[:, :3] + spatial(self.ending, x).permute(0, 3, 1, 2)[..., :height, :width]
 
 
 def nafnet(
@@ -225,9 +230,10 @@ def nafnet(
     middle_blocks: int = 1,
     dec_blocks: Sequence[int] = (1, 1, 1, 1),
     local_pooling: int = 0,
+    in_channels: int = 3,
 ) -> NAFNet:
     """NAFNet of width 32 as published for GoPro: 17,111,907 parameters; width 64 has 67,888,835."""
-    return NAFNet(width, enc_blocks, middle_blocks, dec_blocks, local_pooling)
+    return NAFNet(width, enc_blocks, middle_blocks, dec_blocks, local_pooling, in_channels)
 
 
 def pointwise(conv: nn.Module, x: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -307,7 +313,8 @@ def _doubled(conv: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
     """1x1 convolution, pixel shuffle, sum with the encoder's features: (N, H, W, C) to (N, 2H, 2W, C / 2)."""
     count, height, width, channels = skip.shape
     # Pixel shuffle wants (channel, row, column); weights in another order give (row, column, channel).
-    weight = conv.get_parameter("weight").view(channels, 4, -1).transpose(0, 1).reshape(4 * channels, -1)
+    assert isinstance(conv, nn.Conv2d)
+    weight = conv.weight.view(channels, 4, -1).transpose(0, 1).reshape(4 * channels, -1)
     squares = F.linear(x, weight).view(count, height // 2, width // 2, 2, 2, channels).permute(0, 1, 3, 2, 4, 5)
     return (skip.reshape(count, height // 2, 2, width // 2, 2, channels) + squares).reshape(skip.shape)
 

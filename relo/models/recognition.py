@@ -19,6 +19,7 @@ Network = tuple[str, dict[str, Any]]
 _MOST_STAGES = 8  # of a NAFNet; more are counted for nothing
 _RESTORMER_LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 _RESTORMER_EXPANSION = 2.66
+_KERNELS = ((3, 3, 3), (6, 3, 3))  # of a first convolution; 6 channels are an image and a short exposure
 
 
 def recognise(state: Mapping[str, Tensor]) -> Network | None:
@@ -48,6 +49,7 @@ def _mimo_unet(state: Mapping[str, Tensor]) -> Network | None:
     options = {"num_res": _children(state, "Encoder.0.layers."), "width": first[0]}
     if last[0] == 4:
         return "lbag", options
+    options |= _inputs(_shape(state, "feat_extract.0.main.0.weight", 4))
     return ("mimo_unet" if options["num_res"] <= 8 else "mimo_unet_plus"), options
 
 
@@ -55,7 +57,7 @@ def _nafnet(state: Mapping[str, Tensor]) -> Network | None:
     """NAFNet, or M2AENet, which has its names and more."""
     intro, ending = _shape(state, "intro.weight", 4), _shape(state, "ending.weight", 4)
     stages = _children(state, "downs.")  # a stage without blocks has no names in `encoders`
-    if intro is None or ending is None or intro[1:] != (3, 3, 3) or ending != (3, intro[0], 3, 3):
+    if intro is None or ending is None or intro[1:] not in _KERNELS or ending != (3, intro[0], 3, 3):
         return None
     if not 1 <= stages <= _MOST_STAGES:
         return None
@@ -67,14 +69,16 @@ def _nafnet(state: Mapping[str, Tensor]) -> Network | None:
     }
     analyzer = _shape(state, "analyzer.weight", 4)
     if analyzer is None:
-        return "nafnet", options
+        return "nafnet", options | _inputs(intro)
     # The quadratic and the linear trajectory have 4 channels both; a learned one has 2 for each of its 9 steps.
     return "m2aenet", options | ({} if analyzer[0] == 4 else {"trajectory_form": "learned"})
 
 
 def _restormer(state: Mapping[str, Tensor]) -> Network | None:
     first, last = _shape(state, "patch_embed.proj.weight", 4), _shape(state, "output.weight", 4)
-    if first is None or last is None or first[1:] != (3, 3, 3) or last != (3, 2 * first[0], 3, 3):
+    if first is None or last is None or first[1:] not in _KERNELS or last != (3, 2 * first[0], 3, 3):
+        return None
+    if "skip_conv.weight" in state:  # published for dual-pixel images: its six channels are no short exposure
         return None
     temperatures = [_shape(state, f"{level}.0.attn.temperature", 3) for level in _RESTORMER_LEVELS]
     widened = [_shape(state, f"{level}.0.ffn.project_in.weight", 4) for level in _RESTORMER_LEVELS]
@@ -89,7 +93,13 @@ def _restormer(state: Mapping[str, Tensor]) -> Network | None:
         "heads": heads,
         "expansion": _expansion(first[0], hidden),
         "bias_free_norm": "latent.0.norm1.body.bias" not in state,
+        **_inputs(first),
     }
+
+
+def _inputs(first: tuple[int, ...] | None) -> dict[str, int]:
+    """Option for a network whose first convolution takes a short exposure too."""
+    return {"in_channels": 6} if first and first[1:] == _KERNELS[1] else {}
 
 
 def _expansion(dim: int, hidden: list[int]) -> float:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, crop_to, pad_to_multiple
+from relo.models.layers import check_image_batch, check_in_channels, crop_to, pad_to_multiple
 from relo.models.restoration import Restoration
 
 STRIDE = 8  # sides must be multiples of it inside the network
@@ -115,12 +115,12 @@ class TransformerBlock(nn.Module):
 class PatchEmbedding(nn.Module):
     """Features of the image by one 3 x 3 convolution."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.proj = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 3, H, W) to (N, channels, H, W)."""
+        """Map (N, inputs, H, W) to (N, channels, H, W)."""
         return self.proj(image)
 
 
@@ -167,9 +167,12 @@ class Restormer(nn.Module):
         heads: Sequence[int],
         expansion: float,
         bias_free_norm: bool,
+        in_channels: int,
     ) -> None:
         super().__init__()
         _check(dim, blocks, refinement_blocks, heads, expansion)
+        check_in_channels(in_channels)
+        self.in_channels = in_channels
 
         def level(scale: int, count: int, number_of_heads: int) -> nn.Sequential:
             channels = scale * dim
@@ -178,7 +181,7 @@ class Restormer(nn.Module):
                 *(TransformerBlock(channels, number_of_heads, hidden, bias_free_norm) for _ in range(count))
             )
 
-        self.patch_embed = PatchEmbedding(dim)
+        self.patch_embed = PatchEmbedding(in_channels, dim)
         self.encoder_level1 = level(1, blocks[0], heads[0])
         self.down1_2 = Downsample(dim)
         self.encoder_level2 = level(2, blocks[1], heads[1])
@@ -203,7 +206,7 @@ class Restormer(nn.Module):
 
         Parameters
         ----------
-        blur : (N, 3, H, W) tensor
+        blur : (N, in_channels, H, W) tensor
             RGB in [0, 1]. Sizes that are not multiples of 8 are padded inside and cropped again.
 
         Returns
@@ -211,7 +214,7 @@ class Restormer(nn.Module):
         Restoration
             `image` not clamped; no `scales`, no `masks`.
         """
-        check_image_batch(blur)
+        check_image_batch(blur, self.in_channels)
         padded = _channels_last(pad_to_multiple(blur, STRIDE))
         skips = [self.encoder_level1(self.patch_embed(padded))]
         skips.append(self.encoder_level2(self.down1_2(skips[-1])))
@@ -221,7 +224,7 @@ class Restormer(nn.Module):
         x = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(x), skips.pop()], dim=1)))
         x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), skips.pop()], dim=1)))
         x = self.refinement(self.decoder_level1(torch.cat([self.up2_1(x), skips.pop()], dim=1)))
-        image = self.output(x) + padded
+        image = self.output(x) + padded[:, :3]
         return Restoration(crop_to(image, *blur.shape[-2:]), (), ())
 
 
@@ -232,6 +235,7 @@ def restormer(
     heads: Sequence[int] = (1, 2, 4, 8),
     expansion: float = 2.66,
     bias_free_norm: bool = False,
+    in_channels: int = 3,
 ) -> Restormer:
     """Restormer: 26,126,644 parameters as published for motion deblurring.
 
@@ -249,13 +253,15 @@ def restormer(
         Hidden channels of the feed-forward part for each channel, rounded down.
     bias_free_norm : bool
         Normalisation that does not centre, as published for denoising.
+    in_channels : int
+        3, or 6 to be given a short exposure too, behind the blurred image (ExpRDiff paper, table 1).
 
     Raises
     ------
     ValueError
         See `Restormer`.
     """
-    return Restormer(dim, blocks, refinement_blocks, heads, expansion, bias_free_norm)
+    return Restormer(dim, blocks, refinement_blocks, heads, expansion, bias_free_norm, in_channels)
 
 
 def _inverse_length(x: Tensor) -> Tensor:

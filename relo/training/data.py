@@ -51,7 +51,9 @@ class Item(TypedDict):
 
     Attributes
     ----------
-    blur, sharp : (3, H, W) float32 tensor in [0, 1], or uint8
+    blur : (3, H, W) float32 tensor in [0, 1], or uint8
+        (6, H, W) for networks that are given a short exposure: it lies behind the blurred image.
+    sharp : (3, H, W) tensor like that
     mask : (1, H, W) float32 tensor of 0 and 1, or uint8 of 0 and 255
     name : str
         scene/id.
@@ -81,7 +83,7 @@ class Patches(TorchDataset[Item]):
     Raises
     ------
     TrainingError
-        The valid part of some frame is smaller than a patch.
+        The valid part of some frame is smaller than a patch, or the short exposures that are wanted are not there.
     """
 
     def __init__(self, dataset: Dataset, recipe: Recipe, all_blurred: Collection[int] = ()) -> None:
@@ -89,6 +91,7 @@ class Patches(TorchDataset[Item]):
         self.recipe = recipe
         self.all_blurred = all_blurred
         self._blurred = BlurredPixels()
+        self._names = image_names(dataset, recipe.takes_short)
         # One dtype for all: a batch may have frames of several shards.
         self._as_bytes = all(shard.bits == 8 for shard in dataset.shards)
         self.areas = {shard.path: valid_box(shard.valid) for shard in dataset.shards}
@@ -113,12 +116,12 @@ class Patches(TorchDataset[Item]):
             sample = AllBlurred(sample.shard, sample.index)
         rng = default_rng([recipe.seed, epoch, pair])
         window = Box(*self._corner(sample, size, rng), size, size)
-        images = [sample.crop(name, *window) for name in ("blur", "sharp", "mask")]
-        blur, sharp, mask = turn(mirror(images, rng, recipe.hflip, recipe.vflip), rng, recipe.rotate)
+        images = [sample.crop(name, *window) for name in self._names]
+        sharp, mask, *blur = turn(mirror(images, rng, recipe.hflip, recipe.vflip), rng, recipe.rotate)
         if not self._as_bytes:
             return to_item(sample, blur, sharp, mask)
         return {
-            "blur": torch.from_numpy(np.ascontiguousarray(blur.transpose(2, 0, 1))),
+            "blur": torch.from_numpy(np.concatenate([image.transpose(2, 0, 1) for image in blur])),
             "sharp": torch.from_numpy(np.ascontiguousarray(sharp.transpose(2, 0, 1))),
             "mask": torch.from_numpy(np.where(mask[None] > 0, np.uint8(255), np.uint8(0))),
             "name": f"{sample.scene}/{sample.id}",
@@ -149,10 +152,18 @@ class WholeImages(TorchDataset[Item]):
     dataset : relo.shards.Dataset
     limit : int
         At most so many, evenly spread.
+    short : bool
+        Whether the short exposures lie behind the blurred images.
+
+    Raises
+    ------
+    TrainingError
+        There are none.
     """
 
-    def __init__(self, dataset: Dataset, limit: int) -> None:
+    def __init__(self, dataset: Dataset, limit: int, short: bool = False) -> None:
         self.dataset = dataset
+        self._names = image_names(dataset, short)
         self.indices = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).round().astype(int))
         self.areas = {shard.path: valid_box(shard.valid) for shard in dataset.shards}
 
@@ -162,7 +173,8 @@ class WholeImages(TorchDataset[Item]):
     def __getitem__(self, index: int) -> Item:
         sample = self.dataset[int(self.indices[index])]
         area = self.areas[sample.shard.path]
-        return to_item(sample, *(sample.crop(name, *area) for name in ("blur", "sharp", "mask")))
+        sharp, mask, *blur = (sample.crop(name, *area) for name in self._names)
+        return to_item(sample, blur, sharp, mask)
 
 
 class EndlessBatches(Sampler[list[Draw]]):
@@ -263,10 +275,30 @@ def hold_out_scenes(dataset: Dataset, fraction: float, seed: int) -> tuple[Datas
     return dataset.select(scenes=in_line[count:]), dataset.select(scenes=in_line[:count])
 
 
-def to_item(sample: Sample, blur: NDArray[Any], sharp: NDArray[Any], mask: NDArray[np.uint8]) -> Item:
-    """Turn uint8 or uint16 images and a mask into tensors."""
+def image_names(dataset: Dataset, short: bool) -> tuple[str, ...]:
+    """What is read of each pair: the sharp image, the mask, then what the network is given.
+
+    Raises
+    ------
+    TrainingError
+        A shard lacks the short exposures.
+    """
+    if not short:
+        return "sharp", "mask", "blur"
+    for shard in dataset.shards:
+        if "short" not in shard.file:
+            raise TrainingError(
+                "has no short exposures, which the network is to be given",
+                file=shard.path,
+                advice="Make them with `relo short SRC OUT`.",
+            )
+    return "sharp", "mask", "blur", "short"
+
+
+def to_item(sample: Sample, blur: Sequence[NDArray[Any]], sharp: NDArray[Any], mask: NDArray[np.uint8]) -> Item:
+    """Turn uint8 or uint16 images and a mask into tensors; the images of `blur` lie one behind the other."""
     return {
-        "blur": to_tensor(blur),
+        "blur": torch.cat([to_tensor(image) for image in blur]),
         "sharp": to_tensor(sharp),
         "mask": torch.from_numpy((mask > 0).astype(np.float32)[None]),
         "name": f"{sample.scene}/{sample.id}",

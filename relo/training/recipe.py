@@ -271,6 +271,11 @@ class Recipe(Config):
         return self
 
     @property
+    def takes_short(self) -> bool:
+        """Whether the network is given a short exposure behind each blurred image."""
+        return self.model.options.get("in_channels", 3) == 6
+
+    @property
     def crops(self) -> tuple[int, ...]:
         """Sides of the patches [px], stage after stage."""
         return (*(stage.crop for stage in self.progressive), self.crop)

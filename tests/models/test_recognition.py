@@ -120,6 +120,7 @@ def test_strangers_are_not_recognised():
     assert recognise(gray | {"downs.0.weight": torch.zeros(8, 4, 2, 2)}) is None
     dual_pixel = state_of("restormer", **RESTORMER)
     dual_pixel["patch_embed.proj.weight"] = torch.zeros(8, 6, 3, 3)
+    dual_pixel["skip_conv.weight"] = torch.zeros(16, 8, 1, 1)
     assert recognise(dual_pixel) is None
 
 

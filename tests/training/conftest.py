@@ -45,7 +45,7 @@ def draw_pair(rng, size, dtype, blurred=True):
 
 
 def write_dataset(
-    root, scenes, *, pairs=3, size=(30, 41), dtype=np.uint8, valid=None, unblurred=(), draw=draw_pair
+    root, scenes, *, pairs=3, size=(30, 41), dtype=np.uint8, valid=None, unblurred=(), draw=draw_pair, short=False
 ):
     """Write shards and dataset.json; `scenes` maps names to splits."""
     root.mkdir(parents=True)
@@ -54,11 +54,11 @@ def write_dataset(
         rng = np.random.default_rng(number)
         bits = 8 * np.dtype(dtype).itemsize
         path = root / f"{scene}.h5"
-        with ShardWriter(path, size=size, scene=scene, split=split, bits=bits, valid=valid) as writer:
+        with ShardWriter(path, size=size, scene=scene, split=split, bits=bits, valid=valid, short=short) as writer:
             for index in range(pairs):
                 name = f"{index:04d}"
                 blur, sharp, mask = draw(rng, size, dtype, blurred=f"{scene}/{name}" not in unblurred)
-                writer.append(name, blur=blur, sharp=sharp, mask=mask)
+                writer.append(name, blur=blur, sharp=sharp, mask=mask, short=sharp // 2 if short else None)
         entries.append({"file": path.name, "sha256": file_sha256(path)})
     index = {"format": "relo-dataset", "version": 1, "shards": entries}
     (root / "dataset.json").write_text(json.dumps(index))

@@ -56,6 +56,31 @@ def test_a_patch_is_a_cut_of_its_images(dataset_dir, tiny_recipe):
     assert len(places) == 1
 
 
+SHORT = ("model={name: nafnet, options: {in_channels: 6, width: 4}}", "hflip=0.5", "rotate=0.5")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_short_exposure_lies_behind_the_blurred_image(tmp_path, tiny_recipe, dtype):
+    dataset = open_dataset(write_dataset(tmp_path / "shards", {"a": "train"}, dtype=dtype, short=True))
+    with_short, without = Patches(dataset, tiny_recipe(*SHORT)), Patches(dataset, tiny_recipe(*SHORT[1:]))
+    levels = np.iinfo(dtype).max
+    for draw in range(6):
+        item, plain = to_float(with_short[(0, draw % 3)]), to_float(without[(0, draw % 3)])
+        assert item["blur"].shape == (6, 16, 16)
+        assert equal({**item, "blur": item["blur"][:3]}, plain), "the same patch, mirrored and turned the same"
+        assert torch.equal(item["blur"][3:], (item["sharp"] * levels).round().div(2).floor() / levels)
+    whole = WholeImages(dataset, 3, short=True)[0]["blur"]
+    assert torch.equal(whole, torch.cat([to_tensor(dataset[0].blur), to_tensor(dataset[0].short)]))
+
+
+def test_missing_short_exposures_are_one_line(dataset_dir, tiny_recipe):
+    dataset = open_dataset(dataset_dir)
+    with pytest.raises(TrainingError, match=r"has no short exposures.*relo short SRC OUT"):
+        Patches(dataset, tiny_recipe(*SHORT))
+    with pytest.raises(TrainingError, match="has no short exposures"):
+        WholeImages(dataset, 3, short=True)
+
+
 def test_a_patch_depends_on_seed_epoch_and_index_only(dataset_dir, tiny_recipe):
     first, second = (Patches(open_dataset(dataset_dir), tiny_recipe("seed=1")) for _ in range(2))
     second[(3, 0)], second[(0, 1)]  # other draws in between change nothing

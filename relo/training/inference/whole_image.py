@@ -42,7 +42,7 @@ def restore(
     model : torch.nn.Module
         In evaluation mode, on its device.
     blur : (N, 3, H, W) tensor
-        RGB in [0, 1], on any device.
+        RGB in [0, 1], on any device; (N, 6, H, W) with a short exposure, for networks that are given one.
     tile : int, optional
         Side of the windows [px], rounded down to a multiple of 64, but at least 128; 0 for the whole image at
         once. By default the whole image where the memory at hand suffices by an estimate, else the largest windows
@@ -75,7 +75,7 @@ def restore(
             return _run(model, blur, mask, device).to(blur.device)
         if mask is None and isinstance(model, MaskedNetwork):
             mask = predict_grid(model, blur, tile, overlap, device)
-        result, found = torch.zeros_like(blur), None
+        result, found = torch.zeros_like(blur[:, :3]), None
         for rows, columns, weight in windows(height, width, tile, overlap):
             restored = _run(model, blur[..., rows, columns], part_of(mask, model, rows, columns), device)
             weight = weight.to(blur.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,12 +27,15 @@ class Validated(NamedTuple):
     quality : dict of str to float
         psnr, psnr_w and, of the blurred input, psnr_input, psnr_w_input: means over the images [dB]. NaN for psnr_w
         where nothing is blurred.
+    metric : str
+        Which of these validations are compared by: psnr_w, or psnr where no image has anything blurred.
     images : int
     pictures : (H, W, 3) uint8 array
         One image a row: blurred, restored, sharp and, if the network gives one, its mask.
     """
 
     quality: dict[str, float]
+    metric: str
     images: int
     pictures: NDArray[np.uint8]
 
@@ -53,19 +57,20 @@ def validate(
     Parameters
     ----------
     restore : callable
-        Maps a (1, 3, H, W) float32 tensor on `device` to a `Restoration`.
+        Maps the `blur` of an item, as a batch of one on `device`, to a `Restoration`.
     images : WholeImages
         At least one.
     device : torch.device
     processes : Processes
     """
-    pictured = set(np.linspace(0, len(images) - 1, min(PICTURED, len(images))).round().astype(int).tolist())
+    pictured = pictured_positions(len(images))
     rows = []
     for position in range(processes.rank, len(images), processes.size):
         item = images[position]
         blur, sharp, mask = (item[name][None].to(device) for name in ("blur", "sharp", "mask"))
         with torch.no_grad():
             restored = restore(blur)
+        blur = blur[:, :3]
         image = restored.image.float()
         quality = {
             "psnr": metrics.psnr(image, sharp),
@@ -81,4 +86,10 @@ def validate(
         rows.append(_Row(position, {name: float(value) for name, value in quality.items()}, picture))
     rows = sorted(processes.gathered(rows), key=lambda row: row.position)
     means = {name: metrics.mean_and_excluded(row.quality[name] for row in rows)[0] for name in rows[0].quality}
-    return Validated(means, len(rows), stacked([row.picture for row in rows if row.picture is not None]))
+    metric = "psnr" if math.isnan(means["psnr_w"]) else "psnr_w"
+    return Validated(means, metric, len(rows), stacked([row.picture for row in rows if row.picture is not None]))
+
+
+def pictured_positions(count: int) -> set[int]:
+    """Which of so many images are shown: a few, evenly spread."""
+    return set(np.linspace(0, count - 1, min(PICTURED, count)).round().astype(int).tolist())
