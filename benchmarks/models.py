@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -169,6 +170,9 @@ def table(sizes: list[Size], device: str, threads: int, names: list[str]) -> Non
             command = [sys.executable, __file__, "--one", name, "--sizes", f"{size[0]}x{size[1]}"]
             command += ["--device", device, "--threads", str(threads)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == -signal.SIGKILL:  # what systems do to a process that takes all memory
+                cells += f"{'killed':>18}{'':8}"
+                continue
             if done.returncode != 0:
                 sys.exit(f"{' '.join(command)}\nended with {done.returncode}\n{done.stderr}")
             row = json.loads(done.stdout)
