@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from relo.cli import common
-from relo.errors import EXIT_PARTIAL
+from relo.errors import EXIT_PARTIAL, ConfigError
 
 if TYPE_CHECKING:
+    from relo.training import DeblurResult
+    from relo.training.diffusion.restoration import Restorer
     from relo.training.inference.in_memory import RegionReport
     from relo.training.inference.region_inference import Difference
+
+
+# In place of a checkpoint: short exposures are enough, nothing has to be trained.
+INSTANT = "exprdiff-instant"
 
 
 @click.command("deblur", epilog="Example:  relo deblur run photo.jpg folder_of_raws -o deblurred")
@@ -25,7 +31,24 @@ if TYPE_CHECKING:
 @click.option(
     "--mask-from",
     type=common.folder,
-    help="With --only-blurred: where the blur is. A grey PNG, or a folder with NAME_mask.png or NAME.png.",
+    help="With --only-blurred or --short: where the blur is. A grey PNG, or a folder of NAME_mask.png or NAME.png.",
+)
+@click.option(
+    "--short",
+    type=common.folder,
+    help=f"The short exposure, or a folder with one of each name: for {INSTANT} and networks that see one.",
+)
+@click.option(
+    "--detector",
+    type=common.folder,
+    help=f"With {INSTANT} or a run of exprdiff: a run of exprdiff-detector, instead of --mask-from.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="With a run of exprdiff: steps, strength, guidance_scale, tile, precision, base, … May be repeated.",
 )
 @click.option(
     "--compare", is_flag=True, help="With --only-blurred: restore whole images too, and report the difference."
@@ -46,6 +69,9 @@ def command(
     masks: bool,
     only_blurred: bool,
     mask_from: Path | None,
+    short: Path | None,
+    detector: Path | None,
+    overrides: tuple[str, ...],
     compare: bool,
     overwrite: bool,
     model: str | None,
@@ -62,28 +88,91 @@ def command(
 
     --only-blurred takes less time. It is not exact for networks that look far or at the image as a whole: --compare
     tells by how much.
+
+    "exprdiff-instant" instead of CHECKPOINT needs no training: it restores blurred areas from a second, short
+    exposure of the same moment (--short), in seconds, and leaves all other pixels untouched. The short exposure may
+    be darker, noisy, and displaced by up to 64 px. Where the blur is, --mask-from or --detector tells. A run of
+    exprdiff is used in the same way.
     """
     from relo.parallel import reuse_freed_memory
-    from relo.training import deblur_files
+    from relo.training.diffusion.restoration import is_guide
 
     reuse_freed_memory()
+    instant = str(checkpoint) == INSTANT
     with common.progress_bar("deblurring", quiet=as_json) as progress:
-        result = deblur_files(
-            checkpoint,
-            images,
-            out,
-            tile=tile,
-            overlap=overlap,
-            device=device,
-            model=model,
-            image_format=image_format,
-            masks=masks,
-            overwrite=overwrite,
-            only_blurred=only_blurred,
-            mask_from=mask_from,
-            compare=compare,
-            progress=progress,
-        )
+        if instant or is_guide(checkpoint):
+            what = INSTANT if instant else "a run of exprdiff"
+            _refuse(
+                what,
+                {
+                    "--only-blurred": only_blurred,
+                    "--compare": compare,
+                    "--model": model is not None,
+                    "--tile": tile is not None,
+                    "--overlap": overlap is not None,
+                    "--set": instant and bool(overrides),
+                },
+            )
+            from relo.training.inference.short_exposures import deblur_with_short, with_guide
+
+            if short is None:
+                raise ConfigError(f"{what} needs short exposures", advice="Give a file or a folder with --short.")
+            result = deblur_with_short(
+                images,
+                short,
+                out,
+                mask_from=mask_from,
+                detector=detector,
+                device=device,
+                image_format=image_format,
+                masks=masks,
+                overwrite=overwrite,
+                restore=None if instant else with_guide(_restorer(checkpoint, overrides, device)),
+                progress=progress,
+            )
+        else:
+            _refuse(
+                "a network that needs no diffusion", {"--detector": detector is not None, "--set": bool(overrides)}
+            )
+            from relo.training import deblur_files
+
+            result = deblur_files(
+                checkpoint,
+                images,
+                out,
+                tile=tile,
+                overlap=overlap,
+                device=device,
+                model=model,
+                image_format=image_format,
+                masks=masks,
+                overwrite=overwrite,
+                only_blurred=only_blurred,
+                mask_from=mask_from,
+                short=short,
+                compare=compare,
+                progress=progress,
+            )
+    _tell(ctx, result, out, as_json)
+
+
+def _refuse(what: str, options: dict[str, bool]) -> None:
+    given = [name for name, is_given in options.items() if is_given]
+    if given:
+        raise ConfigError(f"{' and '.join(given)} means nothing to {what}", advice="Leave it out.")
+
+
+def _restorer(run: Path, overrides: tuple[str, ...], device: str | None) -> Restorer:
+    """Guide and base model of a run, loaded once for all photographs."""
+    from relo.config import apply_overrides, build_config
+    from relo.training.diffusion.restoration import DiffusionOptions, load_restorer
+
+    values = apply_overrides({} if device is None else {"device": device}, overrides)
+    return load_restorer(run, build_config(DiffusionOptions, values, "--set"))
+
+
+def _tell(ctx: click.Context, result: DeblurResult, out: Path, as_json: bool) -> None:
+    """Notes, failures, counts; leave with 3 where a photograph failed."""
     for path, note in result.notes:
         common.say(f"Note: {path}: {note}")
     for _, reason in result.failed:

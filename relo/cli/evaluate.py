@@ -13,7 +13,7 @@ from relo.cli import common
 from relo.training.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
-    from relo.training import Evaluation
+    from relo.training import Checkpoint, Evaluation
 
 # Label, decimals, and why an image may have no value.
 METRICS = {
@@ -24,8 +24,12 @@ METRICS = {
     "psnr_a": ("PSNR_a [dB]", 2, "that cannot be aligned"),
     "psnr_static": ("static [dB]", 2, "without a static area"),
     "mask_iou": ("mask IoU", 3, "without a mask"),
+    "niqe": ("NIQE (lower)", 3, "too small or flat"),
+    "clipiqa_plus": ("CLIPIQA+", 4, "too small"),
+    "musiq_paq2piq": ("MUSIQ-PAQ2PIQ", 2, "too small"),
 }
-BY_SCENE = ("psnr", "psnr_w", "ssim_w")
+BY_SCENE = ("psnr", "psnr_w", "ssim_w", "niqe")
+LABEL = max(len(label) for label, *_ in METRICS.values()) + 1
 PROTOCOL_HELP = "; ".join(f"{name}: {protocol.summary}" for name, protocol in PROTOCOLS.items())
 
 
@@ -76,23 +80,32 @@ def command(
 
     PSNR and SSIM of the blurred input and of the restored output: of whole images, weighted by the blur mask
     (PSNR_w, SSIM_w) and of the area outside of it (static); and how well a predicted mask overlaps the true one.
+
+    Protocol exprdiff restores and scores crops instead of whole images, and adds metrics that need no sharp image:
+    NIQE and, if you have installed pyiqa, CLIPIQA+ and MUSIQ-PAQ2PIQ.
+
+    A blur detector is scored by the patches it tells right, under no protocol.
     """
     from relo.atomic import require_writable
+    from relo.models.exprdiff.detector import BlurDetector
     from relo.parallel import reuse_freed_memory
     from relo.training import evaluate
-    from relo.training.checkpoint import find_weights
+    from relo.training.checkpoint import find_weights, load_checkpoint
 
     out = out or find_weights(checkpoint).parent
     require_writable(out, "Choose another folder with -o.")  # before hours of work, not after
     reuse_freed_memory()
+    loaded = load_checkpoint(checkpoint, model=model)
+    if isinstance(loaded.model, BlurDetector):
+        _score_detector(loaded, src, split, device, out, as_json)
+        return
     with common.progress_bar("evaluating", quiet=as_json) as progress:
         result = evaluate(
-            checkpoint,
+            loaded,
             src,
             split=split,
             protocol=protocol,
             aligned=aligned,
-            model=model,
             worst=worst,
             device=device,
             progress=progress,
@@ -110,23 +123,43 @@ def command(
     )
 
 
+def _score_detector(
+    loaded: Checkpoint, src: Path, split: str, device: str | None, out: Path, as_json: bool
+) -> None:
+    """Score a blur detector, and print what was found."""
+    from relo.training.detector_evaluation import evaluate_detector
+
+    with common.progress_bar("evaluating", quiet=as_json) as progress:
+        result = evaluate_detector(loaded, src, split=split, device=device, progress=progress)
+    result.write(out)
+    common.finish(
+        as_json=as_json,
+        done=len(result.images),
+        out=out,
+        next_command=f"relo deblur exprdiff-instant IMAGE --short SHORT --detector {shlex.quote(str(loaded.path))}",
+        details=result.to_json(),
+        lines=result.lines(),
+    )
+
+
 def _overall(result: Evaluation) -> list[str]:
     """Aligned lines: metric, input, output, gain."""
     lines = [
         f"{result.model} on split {result.split}, protocol {result.protocol}:",
-        f"{'':12}{'input':>10}{'output':>10}{'gain':>10}",
+        f"{'':{LABEL}}{'input':>10}{'output':>10}{'gain':>10}",
     ]
+    unit = "crops" if result.crops else "images"
     for metric, (label, decimals, reason) in METRICS.items():
         if metric not in result.excluded:
             continue
         if metric in result.overall:
-            line = f"{label:12}{'':10}{_number(result.overall[metric], decimals):>10}{'':10}"
+            line = f"{label:{LABEL}}{'':10}{_number(result.overall[metric], decimals):>10}{'':10}"
         else:
             before, after = (result.overall[f"{metric}_{side}"] for side in ("input", "output"))
             numbers = [_number(before, decimals), _number(after, decimals), _number(after - before, decimals, "+")]
-            line = f"{label:12}" + "".join(f"{number:>10}" for number in numbers)
+            line = f"{label:{LABEL}}" + "".join(f"{number:>10}" for number in numbers)
         if result.excluded[metric]:
-            line += f"   ({result.excluded[metric]} images {reason} left out)"
+            line += f"   ({result.excluded[metric]} {unit} {reason} left out)"
         lines.append(line.rstrip())
     return lines
 
@@ -136,11 +169,12 @@ def _by_scene(result: Evaluation, content: dict[str, Any]) -> list[str]:
     if len(result.scenes) < 2:
         return []
     width = max(5, *(len(scene) for scene in result.scenes))
-    labels = [METRICS[metric][0] for metric in BY_SCENE]
+    metrics = [metric for metric in BY_SCENE if metric in result.excluded]
+    labels = [METRICS[metric][0] for metric in metrics]
     lines = [f"{'scene':{width}}{'images':>8}" + "".join(f"{label:>20}" for label in labels)]
     for scene, means in result.scenes.items():
         line = f"{scene:{width}}{content['images_by_scene'][scene]:>8}"
-        for metric in BY_SCENE:
+        for metric in metrics:
             decimals = METRICS[metric][1]
             before, after = (_number(means[f"{metric}_{side}"], decimals) for side in ("input", "output"))
             line += f"{f'{before} > {after}':>20}"

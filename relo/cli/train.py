@@ -14,6 +14,8 @@ from relo.cli import common
 if TYPE_CHECKING:
     from relo.training import TrainingResult
 
+_STOPPED = "Stopped after a whole step. Add --resume to the command to continue."
+
 
 @click.command("train", epilog="Example:  relo train lbag-tiny raw_dir-shards -o run --set steps=2000")
 @click.argument("recipe")
@@ -34,9 +36,10 @@ def command(
 ) -> None:
     """Train a model on the train split of SRC, a folder of shards.
 
-    RECIPE is a name (lbag, lbag_plus, m2aenet, mimo_unet, mimo_unet_plus, nafnet, nafnet_64, restormer; most also
-    with -tiny, for a laptop) or a YAML file. A part of the training scenes is held out for validation; the test
-    split is never touched.
+    RECIPE is a name (lbag, lbag_plus, m2aenet, mimo_unet, mimo_unet_plus, nafnet, nafnet_64, restormer; as
+    nafnet_short for networks that see a short exposure too; exprdiff-detector, which learns where blur is from the
+    masks; exprdiff, which guides a diffusion model and needs --set base=SDXL; most also with -tiny, for a laptop)
+    or a YAML file. A part of the training scenes is held out for validation; the test split is never touched.
 
     The run folder gets model.safetensors (weights of the last step), best.safetensors (of the best validation),
     metrics.jsonl, pictures of each validation in samples, and a log for TensorBoard. Ctrl-C finishes the step and
@@ -48,10 +51,15 @@ def command(
     """
     from relo.parallel import reuse_freed_memory
     from relo.training import load_recipe, train
+    from relo.training.diffusion.recipe import is_diffusion_recipe
     from relo.training.run.distributed import Processes
 
+    overrides = (*overrides, *([] if seed is None else [f"seed={seed}"]))
+    if is_diffusion_recipe(recipe):
+        _train_guide(recipe, src, out, resume, overrides, as_json)
+        return
     first = Processes.of_torchrun().is_first
-    settings = load_recipe(recipe, [*overrides, *([] if seed is None else [f"seed={seed}"])])
+    settings = load_recipe(recipe, overrides)
     out = out or Path("runs") / settings.name
     reuse_freed_memory()
     try:
@@ -59,7 +67,7 @@ def command(
             result = train(settings, src, out, resume=resume, progress=progress)
     except KeyboardInterrupt:
         if first:
-            common.say("Stopped after a whole step. Add --resume to the command to continue.")
+            common.say(_STOPPED)
         raise
     if not first:
         return
@@ -83,11 +91,58 @@ def command(
     )
 
 
+def _train_guide(
+    recipe: str, src: Path, out: Path | None, resume: bool, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Train what guides a diffusion model; no network that `relo evaluate` could restore images with."""
+    from relo.parallel import reuse_freed_memory
+    from relo.training.diffusion.recipe import load_diffusion_recipe
+    from relo.training.diffusion.trainer import train_exprdiff
+
+    settings = load_diffusion_recipe(recipe, overrides)
+    reuse_freed_memory()
+    try:
+        with common.progress_bar("training", quiet=as_json) as progress:
+            result = train_exprdiff(
+                settings, src, out or Path("runs") / settings.name, resume=resume, progress=progress
+            )
+    except KeyboardInterrupt:
+        common.say(_STOPPED)
+        raise
+    loss = None if math.isnan(result.loss) else round(result.loss, 6)
+    command = ["relo", "deblur", str(result.run), "PHOTO", "--short", "SHORT", "--mask-from", "MASK", "-o", "DIR"]
+    common.finish(
+        as_json=as_json,
+        done=result.steps,
+        out=result.run,
+        next_command=shlex.join(command),
+        details={
+            "loss": loss,
+            "steps_per_second": None if math.isnan(result.steps_per_second) else round(result.steps_per_second, 3),
+            "last": str(result.checkpoint),
+            "notes": list(result.notes),
+        },
+        lines=[
+            f"trained {result.steps} steps" + ("" if loss is None else f", last loss {loss}"),
+            f"weights: {result.checkpoint}",
+            *(f"note: {note}" for note in result.notes),
+        ],
+    )
+
+
 def _lines(result: TrainingResult, validation: dict[str, float], loss: float | None) -> list[str]:
     lines = [f"trained {result.steps} steps" + ("" if loss is None else f", last loss {loss}")]
     if {"psnr_w", "psnr_w_input"} <= validation.keys():
         gain = validation["psnr_w"] - validation["psnr_w_input"]
         lines.append(f"validation: PSNR_w {validation['psnr_w']:.2f} dB, {gain:+.2f} dB over the input")
+    if {"accuracy", "majority"} <= validation.keys():
+        shares = ", ".join(
+            f"{name} {validation[name]:.4f}" for name in ("precision", "recall") if name in validation
+        )
+        lines.append(
+            f"validation: patch accuracy {validation['accuracy']:.4f}, "
+            f"of saying the same of all {validation['majority']:.4f}" + (f"; {shares}" if shares else "")
+        )
     lines.append(f"last weights: {result.checkpoint}")
     if result.best is not None:
         lines.append(f"best weights: {result.best}")

@@ -95,6 +95,12 @@ _MODELS = {
             "relo.models.m2aenet.network:m2aenet",
             {"psnr": 35.647, "ssim": 0.9302, "psnr_w": 31.036, "ssim_w": 0.8997},
         ),
+        ModelInfo(
+            "exprdiff_detector",
+            "ExpRDiff (arXiv 2412.09193), blurred patches",
+            405_954,
+            "relo.models.exprdiff.detector:BlurDetector",
+        ),
     )
 }
 
@@ -147,7 +153,8 @@ def create_model(name: str, **config: Any) -> nn.Module:
     Returns
     -------
     torch.nn.Module
-        Maps (N, 3, H, W) RGB in [0, 1], any H and W, to a `Restoration`.
+        Maps (N, 3, H, W) RGB in [0, 1], any H and W, to a `Restoration`; exprdiff_detector restores nothing, and
+        gives a `relo.models.exprdiff.detector.BlurDetection`.
 
     Raises
     ------

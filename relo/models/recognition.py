@@ -34,11 +34,11 @@ def recognise(state: Mapping[str, Tensor]) -> Network | None:
     -------
     (name, options) or None
         For `create_model`. MIMO-UNet and MIMO-UNet+ differ in depth and, in training only, in two dropouts: 8
-        blocks a stage and fewer are taken for MIMO-UNet. What weights do not tell, such as the clamp of a gate or
-        the range of local pooling, keeps its default.
+        blocks a stage and fewer are taken for MIMO-UNet. What weights do not tell, such as the clamp of a gate,
+        the range of local pooling or the side of a detector's patches, keeps its default.
     """
     state = without_prefix(state)
-    return _mimo_unet(state) or _nafnet(state) or _restormer(state)
+    return _mimo_unet(state) or _nafnet(state) or _restormer(state) or _blur_detector(state)
 
 
 def _mimo_unet(state: Mapping[str, Tensor]) -> Network | None:
@@ -95,6 +95,13 @@ def _restormer(state: Mapping[str, Tensor]) -> Network | None:
         "bias_free_norm": "latent.0.norm1.body.bias" not in state,
         **_inputs(first),
     }
+
+
+def _blur_detector(state: Mapping[str, Tensor]) -> Network | None:
+    first, last = _shape(state, "features.0.conv.weight", 4), _shape(state, "head.2.weight", 2)
+    if first is None or last is None or first[1:] != (3, 3, 3) or last[0] != 2:
+        return None
+    return "exprdiff_detector", {"width": first[0]}
 
 
 def _inputs(first: tuple[int, ...] | None) -> dict[str, int]:

@@ -19,6 +19,7 @@ from relo.atomic import unfinished
 from relo.config import canonical_json
 from relo.errors import ConfigError, TrainingError
 from relo.models import create_model, is_own, list_models, load_weights
+from relo.models.exprdiff.diffusion.weights import FORMAT as GUIDE_FORMAT
 from relo.models.recognition import recognise
 from relo.models.weights import is_safetensors, read_state_dict
 
@@ -99,6 +100,12 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -
     """
     file = find_weights(path)
     header = _read_header(file) if is_safetensors(file) else {}
+    if header.get("format") == GUIDE_FORMAT:
+        raise TrainingError(
+            "holds a guide of ExpRDiff, which restores nothing without its diffusion model",
+            file=file,
+            advice="Deblur with it: relo deblur RUN IMAGE --short SHORT --mask-from MASK -o DIR",
+        )
     if header.get("format") != FORMAT:
         return _published(file, model)
     if header.get("version") != VERSION:

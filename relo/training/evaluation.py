@@ -2,143 +2,40 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from relo.atomic import write_text, writing_to
 from relo.errors import ConfigError, TrainingError
 from relo.parallel import one_opencv_thread
 from relo.progress import Progress
 from relo.resources import usable_cores
 from relo.shards import Dataset, open_dataset
-from relo.training import metrics
-from relo.training.checkpoint import load_checkpoint
-from relo.training.data import WholeImages
-from relo.training.evaluation_pictures import Picture, Worst, draw_comparison, write_pictures
+from relo.training import metrics, no_reference
+from relo.training.checkpoint import Checkpoint, load_checkpoint
+from relo.training.crops import Window, blurred_crops, whole_windows
+from relo.training.data import Item, WholeImages
+from relo.training.detector_evaluation import require_restoration
+from relo.training.evaluation_pictures import Picture, Worst, draw_comparison
+from relo.training.evaluation_result import PLACE, Evaluation, Row
 from relo.training.inference.memory_estimate import choose_tile, device_of, memory_at_hand
 from relo.training.inference.whole_image import on_device, restore
-from relo.training.protocols import PROTOCOLS
+from relo.training.protocols import PROTOCOLS, Crops
+from relo.training.sampling import Box
 from relo.training.structure import WINDOW
 
 SIDES = ("input", "output")
-CSV_NAME, JSON_NAME, PICTURES = "evaluation.csv", "evaluation.json", "worst"
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of the blurred input and of the restored output under one protocol.
-
-    Attributes
-    ----------
-    checkpoint : Path
-    model : str
-    dataset : str
-        Fingerprint of the dataset.
-    split : str
-        Split that was scored, or "all".
-    protocol : str
-        See `relo.training.protocols`.
-    mask_versions : tuple of str
-        Of the shards that were scored. Weighted metrics of different masks cannot be compared.
-    rows : list of dict
-        One per image: scene, id, `psnr_input`, `psnr_output`, the same of ssim, psnr_w, ssim_w, psnr_static (the
-        pixels outside the mask) and, if asked for, psnr_a, all but ssim in dB; `mask_iou` if the network predicts a
-        mask (above 0.5). NaN where a metric is undefined.
-    scenes : dict
-        Scene -> means over its images.
-    overall : dict
-        Means over all images. An image for which a metric of input or output is NaN is left out of both means, so
-        that the two can be compared. One infinite PSNR makes the mean infinite.
-    excluded : dict of str to int
-        Metric -> number of images left out of its means: psnr_w and ssim_w where nothing is masked, psnr_static
-        where everything is, psnr_a where the images cannot be aligned, mask_iou where neither mask has a pixel.
-    infinite : dict of str to int
-        Column -> number of images whose PSNR is infinite, because nothing differs; columns without are left out.
-    notes : tuple of str
-        Deviations from the protocol that the data called for.
-    pictures : tuple of Picture
-        Of the worst images by PSNR_w of the output, or its PSNR where there is no PSNR_w.
-    """
-
-    checkpoint: Path
-    model: str
-    dataset: str
-    split: str
-    protocol: str
-    mask_versions: tuple[str, ...]
-    rows: list[Row]
-    scenes: dict[str, dict[str, float]]
-    overall: dict[str, float]
-    excluded: dict[str, int]
-    infinite: dict[str, int]
-    notes: tuple[str, ...]
-    pictures: tuple[Picture, ...] = field(repr=False, compare=False)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; a number that is undefined or infinite becomes None (`infinite` tells which is which)."""
-        result = {
-            "checkpoint": str(self.checkpoint),
-            "model": self.model,
-            "dataset": self.dataset,
-            "split": self.split,
-            "protocol": self.protocol,
-            "mask_versions": list(self.mask_versions),
-            "images": len(self.rows),
-            "overall": self.overall,
-            "excluded": self.excluded,
-            "infinite": self.infinite,
-            "notes": list(self.notes),
-            "worst": [f"{picture.scene}/{picture.id}" for picture in self.pictures],
-            "images_by_scene": dict(Counter(row["scene"] for row in self.rows)),
-            "scenes": self.scenes,
-            "rows": self.rows,
-        }
-        return _finite(result)
-
-    def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write evaluation.csv (one line per image), evaluation.json (everything) and worst/NN_scene_id.png.
-
-        Numbers in the CSV are written so that reading them gives the same float64; "nan" and "inf" occur. Pictures
-        of an earlier evaluation in the same folder are removed.
-
-        Returns
-        -------
-        (Path, Path)
-            CSV and JSON.
-
-        Raises
-        ------
-        ReloError
-            The folder cannot be written to.
-        """
-        table = io.StringIO()
-        writer = csv.DictWriter(table, list(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        with writing_to(folder, "Choose another folder with -o."):
-            write_text(folder / CSV_NAME, table.getvalue())
-            write_text(folder / JSON_NAME, json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n")
-            write_pictures(folder / PICTURES, self.pictures)
-        return folder / CSV_NAME, folder / JSON_NAME
 
 
 def evaluate(
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | Checkpoint,
     src: str | Path,
     *,
     split: str = "test",
@@ -154,12 +51,13 @@ def evaluate(
     Whole images are restored one by one, and only numbers and the worst pictures are kept. Where a frame has
     invalid borders, blurred and sharp image and mask are first cropped to a large valid rectangle; where memory
     does not suffice for a whole image, it is restored in windows; the result says so. But for that, the same call
-    on the same machine gives the same numbers.
+    on the same machine gives the same numbers. Under a protocol of crops, each is restored by itself, as if it were
+    a whole image: so the networks of the paper saw them.
 
     Parameters
     ----------
-    checkpoint : path
-        What `load_checkpoint` takes: a run folder, a .safetensors file or published weights.
+    checkpoint : path or Checkpoint
+        What `load_checkpoint` takes: a run folder, a .safetensors file or published weights; or what it gives.
     src : path
         Dataset folder or shard.
     split : str
@@ -169,7 +67,7 @@ def evaluate(
     aligned : bool
         Also PSNR_a, which costs seconds of one core for each image; images are aligned side by side.
     model : str, optional
-        See `load_checkpoint`.
+        See `load_checkpoint`; without meaning for a Checkpoint.
     worst : int
         How many of the worst images to keep as pictures.
     device : str, optional
@@ -180,7 +78,8 @@ def evaluate(
     Raises
     ------
     TrainingError
-        The checkpoint cannot be read, a frame has no valid part large enough for SSIM, or the network gives values
+        The checkpoint cannot be read or is of a blur detector, a frame has no valid part large enough for SSIM, no
+        crop of any has enough blur, the network is given short exposures and there are none, or it gives values
         that are not finite.
     ShardError
         The dataset cannot be read or has no split of that name.
@@ -191,21 +90,30 @@ def evaluate(
         raise ConfigError(f"there is no protocol '{protocol}'", advice=f"Known: {', '.join(PROTOCOLS)}.")
     if worst < 0:
         raise ConfigError(f"the number of worst images must not be negative, got {worst}")
-    loaded = load_checkpoint(checkpoint, model=model)
+    rules = PROTOCOLS[protocol]
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, model=model)
+    require_restoration(loaded)
     dataset, scored, notes = _choose(src, split)
-    images = _whole_images(dataset, src, notes)
+    images = _whole_images(dataset, src, loaded, notes)
+    windows, crops = _choose_windows(images, rules.crops, src, notes)
     versions = tuple(sorted({str(shard.attrs.get("mask_version", "unknown")) for shard in dataset.shards}))
     if len(versions) > 1:
         notes.append(f"the masks are of different versions ({', '.join(versions)}): look at the scenes one by one")
     network = on_device(loaded.model, device)
+    scorers: no_reference.Scorers = {}
+    if rules.without_reference:
+        scorers, missing = no_reference.load_scorers(device_of(network))
+        notes += missing
+    count = sum(map(len, windows))
     rows: list[Row] = []
     pictures = Worst(worst)
-    for row in _rows(loaded.path, network, dataset, images, protocol, aligned, pictures, notes):
+    for row in _rows(loaded.path, network, images, windows, protocol, scorers, aligned, pictures, notes):
         rows.append(row)
         if progress:
-            progress(len(rows), len(images), f"{row['scene']}/{row['id']}")
+            progress(len(rows), count, _name(row))
     means, excluded = _means(rows)
     infinite = {name: sum(math.isinf(row[name]) for row in rows) for name in means}
+    by_scene = {scene: [row for row in rows if row["scene"] == scene] for scene in dataset.scenes}
     return Evaluation(
         checkpoint=loaded.path,
         model=loaded.name,
@@ -214,12 +122,13 @@ def evaluate(
         protocol=protocol,
         mask_versions=versions,
         rows=rows,
-        scenes={scene: _means([row for row in rows if row["scene"] == scene])[0] for scene in dataset.scenes},
+        scenes={scene: _means(rows)[0] for scene, rows in by_scene.items() if rows},
         overall=means,
         excluded=excluded,
         infinite={name: count for name, count in infinite.items() if count},
         notes=tuple(notes),
         pictures=tuple(pictures.pictures),
+        crops=crops,
     )
 
 
@@ -232,11 +141,11 @@ def _choose(src: str | Path, split: str) -> tuple[Dataset, str, list[str]]:
     return open_dataset(src, split=split), split, []
 
 
-def _whole_images(dataset: Dataset, src: str | Path, notes: list[str]) -> WholeImages:
-    """Valid parts of all frames; what is cropped is noted."""
+def _whole_images(dataset: Dataset, src: str | Path, loaded: Checkpoint, notes: list[str]) -> WholeImages:
+    """Valid parts of all frames, as the network is given them; what is cropped is noted."""
     if len(dataset) == 0:
         raise TrainingError("holds no images", file=src)
-    images = WholeImages(dataset, len(dataset))
+    images = WholeImages(dataset, len(dataset), short=loaded.options.get("in_channels") == 6)
     small = next((path for path, box in images.areas.items() if min(box.height, box.width) < WINDOW), None)
     if small:
         raise TrainingError(f"has no valid area of at least {WINDOW} x {WINDOW} px to evaluate on", file=small)
@@ -246,12 +155,35 @@ def _whole_images(dataset: Dataset, src: str | Path, notes: list[str]) -> WholeI
     return images
 
 
+def _choose_windows(
+    images: WholeImages, rules: Crops | None, src: str | Path, notes: list[str]
+) -> tuple[list[list[Window]], dict[str, float] | None]:
+    """What is scored of each image and, of crops, how they were chosen, which is noted."""
+    if rules is None:
+        return whole_windows(images), None
+    try:
+        windows, count = blurred_crops(images, rules)
+    except TrainingError as error:
+        raise TrainingError(error.reason, file=src, advice=error.advice) from error
+    side, kept = rules.side, sum(map(len, windows))
+    notes.append(
+        f"{kept} of {count} crops of {side} px were scored ({kept / count:.0%}): those of which more than "
+        f"{100 * rules.blurred_share:g} % is blurred"
+    )
+    sizes = [images.areas[sample.shard.path][2:] for sample in images.dataset]
+    small = sum(min(size) < side for size in sizes)
+    if small:
+        notes.append(f"{small} of {len(sizes)} images have sides below {side} px: their crops are as small")
+    return windows, {"side": side, "blurred_share": rules.blurred_share, "kept": kept, "all": count}
+
+
 def _rows(
     checkpoint: Path,
     network: nn.Module,
-    dataset: Dataset,
     images: WholeImages,
+    windows: Sequence[Sequence[Window]],
     protocol: str,
+    scorers: no_reference.Scorers,
     aligned: bool,
     pictures: Worst,
     notes: list[str],
@@ -262,27 +194,26 @@ def _rows(
     in_windows = 0
 
     @cache
-    def tile_for(height: int, width: int) -> int:
+    def tile_for(channels: int, height: int, width: int) -> int:
         """Once for each size: an estimate takes some 50 ms."""
-        return choose_tile(network, (1, 3, height, width), memory_at_hand(device))
+        return choose_tile(network, (1, channels, height, width), memory_at_hand(device))
 
     with one_opencv_thread(), ThreadPoolExecutor(cores) as pool:
-        for index in range(len(images)):
-            sample, item = dataset[index], images[index]
-            blur, sharp, mask = (item[key][None].to(device) for key in ("blur", "sharp", "mask"))
-            tile = tile_for(*sharp.shape[2:])
-            restored = restore(network, blur, tile=tile)
+        for place, item in _parts(images, windows, PROTOCOLS[protocol].crops is not None):
+            given, sharp, mask = (item[key][None].to(device) for key in ("blur", "sharp", "mask"))
+            tile = tile_for(*given.shape[1:])
+            restored = restore(network, given, tile=tile)
             in_windows += tile > 0
-            output = restored.image.float()
+            blur, output = given[:, :3], restored.image.float()
             if not torch.isfinite(output).all():
-                raise TrainingError(f"gives values that are not finite for {item['name']}", file=checkpoint)
-            row: Row = {"scene": sample.scene, "id": sample.id} | _measure(blur, output, sharp, mask, protocol)
+                raise TrainingError(f"gives values that are not finite for {_name(place)}", file=checkpoint)
+            row = place | _measure(blur, output, sharp, mask, protocol) | _score(scorers, blur, output)
             if restored.masks:
                 row["mask_iou"] = metrics.mask_iou(restored.masks[-1], mask).item()
             score = row["psnr_output"] if math.isnan(row["psnr_w_output"]) else row["psnr_w_output"]
             if pictures.wants(score):
                 pixels = draw_comparison(blur[0], output[0], sharp[0], mask[0])
-                pictures.add(Picture(score, sample.scene, sample.id, pixels))
+                pictures.add(Picture(score, row["scene"], _name(row).removeprefix(f"{row['scene']}/"), pixels))
             if not aligned:
                 yield row
                 continue
@@ -293,7 +224,36 @@ def _rows(
         while running:
             yield _with_alignment(*running.popleft())
     if in_windows:
-        notes.append(f"{in_windows} of {len(images)} images were restored in windows: memory did not suffice")
+        unit = "crops" if PROTOCOLS[protocol].crops else "images"
+        count = sum(map(len, windows))
+        notes.append(f"{in_windows} of {count} {unit} were restored in windows: memory did not suffice")
+
+
+def _parts(images: WholeImages, windows: Sequence[Sequence[Window]], cropped: bool) -> Iterator[tuple[Row, Item]]:
+    """What a row says of its place, and the images there; one frame in memory at a time."""
+    for index, parts in enumerate(windows):
+        if not parts:
+            continue
+        sample, whole = images.dataset[index], images[index]
+        area = images.areas[sample.shard.path]
+        for number, (box, blurred) in enumerate(parts):
+            place: Row = {"scene": sample.scene, "id": sample.id}
+            if cropped:
+                corner = {"crop": number, "y": int(area.y + box.y), "x": int(area.x + box.x)}
+                place |= corner | {"height": int(box.height), "width": int(box.width), "blurred": blurred}
+            yield place, _cut(whole, box)
+
+
+def _cut(item: Item, box: Box) -> Item:
+    rows, columns = slice(box.y, box.y + box.height), slice(box.x, box.x + box.width)
+    blur, sharp, mask = (item[key][:, rows, columns] for key in ("blur", "sharp", "mask"))
+    return {"blur": blur, "sharp": sharp, "mask": mask, "name": item["name"]}
+
+
+def _name(row: Row) -> str:
+    """scene/id of an image; of a crop also where it is."""
+    name = f"{row['scene']}/{row['id']}"
+    return f"{name}_y{row['y']}_x{row['x']}" if "crop" in row else name
 
 
 def _with_alignment(row: Row, alignment: Future[Tensor]) -> Row:
@@ -314,23 +274,22 @@ def _measure(blur: Tensor, output: Tensor, sharp: Tensor, mask: Tensor, protocol
     return row
 
 
+def _score(scorers: no_reference.Scorers, blur: Tensor, output: Tensor) -> Row:
+    """Metrics without reference, of input and output."""
+    values = {
+        side: no_reference.score(scorers, image[0]) for side, image in zip(SIDES, (blur, output), strict=True)
+    }
+    return {f"{name}_{side}": values[side][name] for name in scorers for side in SIDES}
+
+
 def _means(rows: Sequence[Row]) -> tuple[dict[str, float], dict[str, int]]:
     """Mean of each column, and how many images were left out of those of each metric."""
     means: dict[str, float] = {}
     excluded: dict[str, int] = {}
-    for metric in dict.fromkeys(name.removesuffix("_input").removesuffix("_output") for name in rows[0]):
-        if metric in ("scene", "id"):
-            continue
+    scored = [name for name, value in rows[0].items() if name not in PLACE and value is not None]
+    for metric in dict.fromkeys(name.removesuffix("_input").removesuffix("_output") for name in scored):
         columns = [metric] if metric in rows[0] else [f"{metric}_{side}" for side in SIDES]
         kept = [row for row in rows if not any(math.isnan(row[name]) for name in columns)]
         means |= {name: metrics.mean_and_excluded(row[name] for row in kept)[0] for name in columns}
         excluded[metric] = len(rows) - len(kept)
     return means, excluded
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

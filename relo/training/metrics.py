@@ -2,6 +2,7 @@
 
 Convention: images are (N, 3, H, W) floating-point RGB in [0, 1], masks (N, 1, H, W) in [0, 1], above 0 where
 blurred; each metric gives one value per image, (N,) float64, and its mean over images is the reported number.
+`niqe`, which needs no second image and follows no protocol, also takes numpy arrays.
 
 Sums are taken in float64, a strip of rows at a time, so that no copy of a whole image is made. Any device that
 has float64 will do; PSNR_a is always computed on the CPU.
@@ -11,10 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any, overload
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from relo.training import niqe as _niqe
 from relo.training.alignment import aligned_error
 from relo.training.protocols import PROTOCOLS, Protocol
 from relo.training.structure import BORDER, WINDOW, mean_by_shifts, ssim_map
@@ -190,6 +194,38 @@ def mask_iou(predicted: Tensor, mask: Tensor, threshold: float = 0.5) -> Tensor:
         raise ValueError(f"masks of equal size are needed, got {tuple(predicted.shape)} and {tuple(mask.shape)}")
     found, true = predicted > threshold, mask > 0
     return (found & true).sum(dim=(1, 2, 3)).double() / (found | true).sum(dim=(1, 2, 3))
+
+
+@overload
+def niqe(image: Tensor, *, luma: _niqe.Luma = ...) -> Tensor: ...
+@overload
+def niqe(image: NDArray[Any], *, luma: _niqe.Luma = ...) -> float: ...
+def niqe(image: Tensor | NDArray[Any], *, luma: _niqe.Luma = "full") -> Tensor | float:
+    """NIQE, which needs no target: lower is more natural (Mittal et al. 2013).
+
+    Parameters
+    ----------
+    image : (N, 3, H, W) tensor, or (H, W, 3) or (H, W) array
+        Sides of at least 192 px; an array also of uint8 or uint16.
+    luma : {"full", "studio"}
+        See `relo.training.niqe.niqe`.
+
+    Returns
+    -------
+    (N,) tensor, or float for an array
+        On the CPU. NaN for flat images: leave it out of means.
+
+    Raises
+    ------
+    ValueError
+        The image is not as described, or has values that are not finite.
+    """
+    if not isinstance(image, Tensor):
+        return _niqe.niqe(image, luma=luma)
+    if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
+        raise ValueError(f"NIQE needs (N, 3, H, W) floating-point images, got {tuple(image.shape)} {image.dtype}")
+    arrays = image.detach().float().permute(0, 2, 3, 1).cpu().numpy()
+    return torch.tensor([_niqe.niqe(array, luma=luma) for array in arrays], dtype=torch.float64)
 
 
 def mean_and_excluded(values: Iterable[float]) -> tuple[float, int]:

@@ -24,8 +24,10 @@ from torch.optim import lr_scheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from relo.models import Restoration
+from relo.models.exprdiff.detector import BlurDetection, BlurDetector
 from relo.models.m2aenet.trajectories import TrajectoryForm
 from relo.training.data import to_float
+from relo.training.detection import detection_loss, with_sharp_frames
 from relo.training.losses import total_loss
 from relo.training.recipe import Cosine, Recipe
 from relo.training.run.channels_last import guard_group_norms
@@ -34,7 +36,9 @@ from relo.training.run.loss_log import LossLog
 
 
 class RestorationTraining(LightningModule):
-    """The optimisation of one restoration network: the recipe's loss, AdamW and its rate, averaged weights.
+    """The optimisation of one network: its loss, AdamW and its rate, averaged weights.
+
+    The loss is the recipe's for what restores images, and its own for a `BlurDetector`.
 
     Parameters
     ----------
@@ -72,21 +76,27 @@ class RestorationTraining(LightningModule):
             torch.cuda.manual_seed(seed)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ARG002
-        """Patches come as bytes."""
-        return to_float(batch)
+        """Patches come as bytes; a detector sees them sharp too."""
+        batch = to_float(batch)
+        return with_sharp_frames(batch) if isinstance(self.model, BlurDetector) else batch
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Loss of one batch."""
-        restored = self.model(batch["blur"].contiguous(memory_format=self.memory_format))
+        found = self.model(batch["blur"].contiguous(memory_format=self.memory_format))
         # The Fourier and SSIM terms need single precision whatever the network runs in.
         with torch.autocast(self.device.type, enabled=False):
-            single = restored.to(torch.float32)
-            terms = total_loss(
-                single, batch["sharp"], batch["mask"], self.recipe.loss, batch["blur"], self.trajectory_form
-            )
+            terms = self._terms(found.to(torch.float32), batch)
         loss = terms.pop("total")
         self.losses.add(self.global_step + 1, {"loss": loss, **terms}, batch["name"])
         return loss
+
+    def _terms(self, found: Any, batch: Any) -> dict[str, Tensor]:
+        """What the network gave, and the batch, to the terms of the loss and their sum "total"."""
+        if isinstance(self.model, BlurDetector):
+            return detection_loss(self.model, found, batch["mask"])
+        return total_loss(
+            found, batch["sharp"], batch["mask"], self.recipe.loss, batch["blur"][:, :3], self.trajectory_form
+        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Let the average follow each step: average + (1 - ema) (weights - average)."""
@@ -99,10 +109,10 @@ class RestorationTraining(LightningModule):
 
     @contextmanager
     def restoring(self) -> Iterator[Any]:
-        """Give a function that restores a (1, 3, H, W) image as validation wants it: no dropout, not compiled."""
+        """Give a function that runs a batch of one as validation wants it: no dropout or noise, not compiled."""
         model, training = self.best_known, self.best_known.training
 
-        def restore(blur: Tensor) -> Restoration:
+        def restore(blur: Tensor) -> Restoration | BlurDetection:
             with self.trainer.precision_plugin.forward_context():
                 return model(blur.contiguous(memory_format=self.memory_format))
 

@@ -1,6 +1,7 @@
 """The named evaluation protocols: in what published evaluations of the same metrics differ.
 
-Common to all: RGB, whole images clamped to [0, 1], data range 1, one value per image, mean over images.
+Common to all: RGB, images clamped to [0, 1], data range 1, one value per image, mean over images. Images are whole
+but for `exprdiff`, whose images are crops.
 """
 
 from __future__ import annotations
@@ -9,8 +10,24 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Crops:
+    """Which crops are scored instead of whole images.
+
+    Attributes
+    ----------
+    side : int
+        Of the square crops [px]. As few as cover the image, evenly spread: for 2152 x 1436 px and 512 px, 5 x 3.
+    blurred_share : float
+        A crop is kept if the share of its pixels whose mask is above 0 is greater.
+    """
+
+    side: int
+    blurred_share: float
+
+
+@dataclass(frozen=True)
 class Protocol:
-    """One way of computing PSNR, SSIM, PSNR_w, SSIM_w and PSNR_a.
+    """One way of computing PSNR, SSIM, PSNR_w, SSIM_w and PSNR_a, and what of the images is scored.
 
     Attributes
     ----------
@@ -27,6 +44,10 @@ class Protocol:
         this; None: PSNR_w is the PSNR of the squared error averaged over the mask.
     over_valid_area : bool
         PSNR_a divides the squared error by the pixels that the aligned image covers; else by all.
+    crops : Crops or None
+        What is restored and scored; None: whole images.
+    without_reference : bool
+        Also the metrics that need no sharp image: NIQE and, where pyiqa is installed, CLIPIQA+ and MUSIQ-PAQ2PIQ.
     """
 
     summary: str
@@ -35,6 +56,8 @@ class Protocol:
     soft_mask: bool = False
     pixel_floor: float | None = None
     over_valid_area: bool = False
+    crops: Crops | None = None
+    without_reference: bool = False
 
 
 PROTOCOLS = {
@@ -55,4 +78,11 @@ PROTOCOLS = {
         soft_mask=True,
     ),
     "mimo": Protocol("public code of MIMO-UNet (Cho et al. 2021): no rounding", rounded=False),
+    # The paper says that crops are of blurred areas, not by which rule; its counts come to 64 % of a grid of 5 x 3.
+    # It publishes the metrics without reference alone; the others are those of reloblur.
+    "exprdiff": Protocol(
+        "text of ExpRDiff (arXiv 2412.09193): crops of 512 px with blur in them, also metrics without reference",
+        crops=Crops(side=512, blurred_share=0.01),
+        without_reference=True,
+    ),
 }

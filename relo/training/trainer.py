@@ -69,7 +69,8 @@ class TrainingResult:
     loss : float
         Mean loss of the last logged interval; NaN if nothing was left to do.
     validation : dict of str to float
-        Last validation: psnr, psnr_w and the same of the input, in dB; empty if there was none.
+        Last validation: psnr, psnr_w and the same of the input, in dB; of a blur detector the shares of
+        `relo.training.detection.PatchCounts.quality`; empty if there was none.
     notes : tuple of str
         What the user should know, for example why nothing was validated.
     """
@@ -182,7 +183,7 @@ def _train(
                 write_text(out / RECIPE, recipe_yaml(recipe))
                 write_text(out / RUN, json.dumps(record, indent=2) + "\n")
         losses = LossLog(processes)
-        images = WholeImages(held_out, recipe.val_images) if held_out else None
+        images = WholeImages(held_out, recipe.val_images, recipe.takes_short) if held_out else None
         folder = RunFolder(out, recipe, record, losses, images, processes, progress)
         with folder.open(), lightning_trainer(recipe, device, out, folder, processes) as trainer:
             try:
@@ -296,6 +297,8 @@ def _unused_terms(recipe: Recipe, losses: LossLog) -> list[str]:
         "mask": "the network predicts no masks",
         **dict.fromkeys(("mask_ce", "reblur", "tv"), "the network gives no motion in training"),
     }
+    if "patch_ce" in losses.terms:
+        given = dict.fromkeys(("l1", "ssim", "msfr", "psnr", *given), "a blur detector has a loss of its own")
     return [
         f"{why}: loss.{term} had no effect"
         for term, why in given.items()

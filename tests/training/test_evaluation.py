@@ -13,7 +13,7 @@ from relo.errors import ConfigError, ReloError, ShardError, TrainingError
 from relo.images import read_image, to_bytes
 from relo.models import create_model
 from relo.shards import open_dataset
-from relo.training import evaluate, evaluation, metrics, save_checkpoint
+from relo.training import evaluate, evaluation, load_checkpoint, metrics, save_checkpoint
 from relo.training.data import to_tensor
 from relo.training.inference.whole_image import restore as whole
 
@@ -199,6 +199,19 @@ def test_a_network_without_masks_has_no_overlap(dataset_dir, tmp_path):
     save_checkpoint(tmp_path / "m.safetensors", create_model("mimo_unet", **options), "mimo_unet", options, {})
     result = evaluate(tmp_path / "m.safetensors", dataset_dir)
     assert "mask_iou" not in result.rows[0] | result.overall | result.excluded
+
+
+def test_a_blur_detector_is_refused(dataset_dir, tmp_path):
+    options = {"width": 8}
+    model = create_model("exprdiff_detector", **options)
+    save_checkpoint(tmp_path / "m.safetensors", model, "exprdiff_detector", options, {})
+    with pytest.raises(TrainingError, match=r"m\.safetensors: holds a blur detector, which .* restores nothing"):
+        evaluate(tmp_path / "m.safetensors", dataset_dir)
+
+
+def test_a_checkpoint_that_is_read_already_will_do(checkpoint, dataset_dir):
+    again = evaluate(load_checkpoint(checkpoint), dataset_dir)
+    assert str(again) == str(evaluate(checkpoint, dataset_dir))
 
 
 def test_values_that_are_not_finite_are_an_error(dataset_dir, tmp_path):

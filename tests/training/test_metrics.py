@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 from relo.training import metrics
 from relo.training.protocols import PROTOCOLS
 
-ROUNDED = ("reloblur", "paper", "realblur")
+ROUNDED = ("reloblur", "paper", "realblur", "exprdiff")
 FLOOR = (1 / 255) ** 2 / 12
 
 

@@ -76,7 +76,9 @@ def predict_mask(
 
 def predicts_masks(model: nn.Module) -> bool:
     """Whether a network in evaluation mode tells where an image is blurred."""
-    return isinstance(model, MaskedNetwork) or bool(restore(model, torch.zeros(1, 3, 64, 64), tile=0).masks)
+    return isinstance(model, MaskedNetwork) or bool(
+        restore(model, torch.zeros(1, getattr(model, "in_channels", 3), 64, 64), tile=0).masks
+    )
 
 
 def no_mask_predicted(file: str | Path | None = None) -> TrainingError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 from relo.atomic import writing_to
 from relo.errors import ConfigError, ReloError, TrainingError
 from relo.training.checkpoint import load_checkpoint
+from relo.training.detector_evaluation import require_restoration
 from relo.training.inference.blur_masks import no_mask_predicted, predicts_masks
 from relo.training.inference.file_names import Format, Names, find_photographs, result_files
 from relo.training.inference.given_masks import find_mask, read_given_mask, require_masks
+from relo.training.inference.given_short import find_short, read_short, require_short
 from relo.training.inference.in_memory import RegionReport, Restored, restore_blurred, restore_whole
 from relo.training.inference.photographs import Photograph, read_photograph, write_mask, write_photograph
 from relo.training.inference.whole_image import check_options, on_device
@@ -61,6 +64,7 @@ def deblur(
     device: str | None = None,
     only_blurred: bool = False,
     mask: NDArray[Any] | None = None,
+    short: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Restore one photograph of any size.
 
@@ -80,6 +84,8 @@ def deblur(
         blur keep their values exactly.
     mask : (H, W) bool or uint8 array, optional
         With `only_blurred`: True or above 0 where the photograph is blurred. By default the network says.
+    short : (H, W, 3) array, optional
+        Short exposure of the same size, for a network that is given one; aligned with the photograph.
 
     Returns
     -------
@@ -89,20 +95,26 @@ def deblur(
     Raises
     ------
     ValueError
-        The image or the mask is not as described.
+        The image, the mask or the short exposure is not as described.
     ConfigError
-        `tile` or `overlap` is not as described, there is no such device, or a mask without `only_blurred`.
+        `tile` or `overlap` is not as described, there is no such device, a mask without `only_blurred`, or a short
+        exposure is missing or of no use.
     TrainingError
         The memory does not suffice, or nothing says where the blur is.
     """
     _check_arrays(image, mask)
+    if short is not None:
+        _check_arrays(short, None)
+        if short.shape != image.shape:
+            raise ValueError(f"the short exposure has shape {short.shape}, the image {image.shape}")
     _check_regions(only_blurred, mask is not None, False)
     check_options(tile, overlap)
     network = load_checkpoint(model).model if isinstance(model, (str, os.PathLike)) else model
     network = on_device(network, device)
+    _check_short(network, short is not None)
     if only_blurred:
-        return restore_blurred(network, image, mask, tile=tile, overlap=overlap).image
-    return restore_whole(network, image, tile=tile, overlap=overlap).image
+        return restore_blurred(network, image, mask, short=short, tile=tile, overlap=overlap).image
+    return restore_whole(network, image, short=short, tile=tile, overlap=overlap).image
 
 
 def deblur_files(
@@ -119,6 +131,7 @@ def deblur_files(
     overwrite: bool = False,
     only_blurred: bool = False,
     mask_from: str | Path | None = None,
+    short: str | Path | None = None,
     compare: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> DeblurResult:
@@ -151,6 +164,9 @@ def deblur_files(
     mask_from : path, optional
         With `only_blurred`: masks instead of the network's, see
         `relo.training.inference.given_masks.read_given_mask`.
+    short : path, optional
+        For a network that is given a short exposure: see `relo.training.inference.given_short.find_short`. Taken
+        as it is, neither aligned nor brightened.
     compare : bool
         With `only_blurred`: restore every photograph as a whole too, and report the difference.
     progress : callable, optional
@@ -159,11 +175,11 @@ def deblur_files(
     Raises
     ------
     TrainingError
-        The checkpoint cannot be read, there is no photograph among `paths`, or the network predicts no mask where
-        one is needed.
+        The checkpoint cannot be read or restores nothing, there is no photograph among `paths`, or the network
+        predicts no mask where one is needed.
     ConfigError
-        `tile`, `overlap` or `model` is not as described, there is no such device, no `mask_from`, or an option
-        that needs `only_blurred` is without.
+        `tile`, `overlap` or `model` is not as described, there is no such device, no `mask_from`, no `short`, or an
+        option that needs `only_blurred` is without.
     ReloError
         A folder cannot be listed, or `out` cannot be written; a full disk, for example.
     """
@@ -172,7 +188,12 @@ def deblur_files(
     given = None if mask_from is None else Path(mask_from)
     if given is not None:
         require_masks(given)
-    network, out = on_device(load_checkpoint(checkpoint, model=model).model, device), Path(out)
+    loaded = load_checkpoint(checkpoint, model=model)
+    require_restoration(loaded)
+    network, out = on_device(loaded.model, device), Path(out)
+    _check_short(network, short is not None)
+    if short is not None:
+        require_short(Path(short))
     if (masks or only_blurred) and given is None and not predicts_masks(network):
         if only_blurred:
             raise no_mask_predicted(Path(checkpoint))
@@ -186,14 +207,22 @@ def deblur_files(
     def restored_photograph(source: Path) -> tuple[Photograph, Restored, tuple[str, ...]]:
         photograph = read_photograph(source)
         image = photograph.image
+        frame = None if short is None else read_short(Path(short), source, image.shape[:2])
         if not only_blurred:
-            return photograph, restore_whole(network, image, tile=tile, overlap=overlap), photograph.notes
+            restored = restore_whole(network, image, short=frame, tile=tile, overlap=overlap)
+            return photograph, restored, photograph.notes
         mask, remarks = (None, ()) if given is None else read_given_mask(given, source, image.shape[:2])
-        restored = restore_blurred(network, image, mask, tile=tile, overlap=overlap, with_comparison=compare)
+        restored = restore_blurred(
+            network, image, mask, short=frame, tile=tile, overlap=overlap, with_comparison=compare
+        )
         return photograph, restored, (*photograph.notes, *remarks)
 
     given_files = () if given is None else filter(None, (find_mask(given, source) for source in sources))
-    names = Names((*sources, *given_files))
+    short_files = list[Path]()
+    for source in sources:
+        with suppress(ReloError):  # told when it is this photograph's turn
+            short_files += [] if short is None else [find_short(Path(short), source)]
+    names = Names((*sources, *given_files, *short_files))
     written, skipped = list[Path](), list[Path]()
     failed, notes = list[tuple[Path, str]](), list[tuple[Path, str]]()
     regions = list[tuple[Path, RegionReport]]()
@@ -244,6 +273,17 @@ def _check_arrays(image: NDArray[Any], mask: NDArray[Any] | None) -> None:
     if mask.shape != image.shape[:2] or mask.dtype not in (np.bool_, np.uint8):
         wanted = f"expected a bool or uint8 mask of shape {image.shape[:2]}"
         raise ValueError(f"{wanted}, got {mask.dtype} {mask.shape}")
+
+
+def _check_short(network: nn.Module, given: bool) -> None:
+    wanted = getattr(network, "in_channels", 3) == 6
+    if wanted and not given:
+        raise ConfigError("the network is given a short exposure too", advice="Name it with --short.")
+    if given and not wanted:
+        raise ConfigError(
+            "the network sees no short exposure",
+            advice="Leave --short out, or restore by it with  relo deblur exprdiff-instant",
+        )
 
 
 def _check_regions(only_blurred: bool, mask: bool, compare: bool) -> None:

@@ -66,10 +66,18 @@ class Restored:
 
 
 def restore_whole(
-    model: nn.Module, image: NDArray[Any], *, tile: int | None = None, overlap: int | None = None
+    model: nn.Module,
+    image: NDArray[Any],
+    *,
+    short: NDArray[Any] | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> Restored:
-    """Restore all of an (H, W, 3) uint8, uint16 or floating-point RGB image; see `restore`."""
-    restored = restore(model, to_tensor(image)[None], tile=tile, overlap=overlap)
+    """Restore all of an (H, W, 3) uint8, uint16 or floating-point RGB image; see `restore`.
+
+    `short`, of the same size, is for networks that are given a short exposure.
+    """
+    restored = restore(model, _input(image, short), tile=tile, overlap=overlap)
     mask = restored.masks[-1][0, 0].numpy() if restored.masks else None
     return Restored(_to_array(restored.image, image.dtype), mask, None)
 
@@ -79,6 +87,7 @@ def restore_blurred(
     image: NDArray[Any],
     mask: NDArray[Any] | None = None,
     *,
+    short: NDArray[Any] | None = None,
     tile: int | None = None,
     overlap: int | None = None,
     with_comparison: bool = False,
@@ -93,10 +102,12 @@ def restore_blurred(
         RGB; floats in [0, 1].
     mask : (H, W) array, optional
         Above 0 where it is blurred. By default the network says.
+    short : (H, W, 3) array, optional
+        See `restore_whole`.
     with_comparison : bool
         Restore the whole image too and report the difference.
     """
-    blur = to_tensor(image)[None]
+    blur = _input(image, short)
     given = None if mask is None else torch.from_numpy(mask > 0)
     regional = restore_regions(model, blur, given, tile=tile, overlap=overlap)
     comparison = compare(model, blur, regional, tile=tile, overlap=overlap) if with_comparison else None
@@ -107,6 +118,10 @@ def restore_blurred(
         pixels.float().numpy(),
         RegionReport(float(pixels.double().mean()), regional.computed, comparison),
     )
+
+
+def _input(image: NDArray[Any], short: NDArray[Any] | None) -> Tensor:
+    return torch.cat([to_tensor(frame) for frame in (image, short) if frame is not None])[None]
 
 
 def _to_array(restored: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:

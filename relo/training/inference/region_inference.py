@@ -87,7 +87,7 @@ def restore_regions(
     model : torch.nn.Module
         In evaluation mode, on its device.
     blur : (1, 3, H, W) tensor
-        RGB in [0, 1], on any device.
+        RGB in [0, 1], on any device; (1, 6, H, W) with a short exposure, for networks that are given one.
     mask : (H, W) bool tensor, optional
         Where it is blurred. By default what the network predicts, see `predict_mask`. A network that computes by a
         mask takes it instead of its own.
@@ -114,14 +114,16 @@ def restore_regions(
     else:
         raise ValueError(f"the mask has shape {tuple(mask.shape)}, the image {(height, width)}")
     weight = blend_weights(found.pixels.numpy())
-    image, computed = blur.clone(), 0
+    image, computed = blur[:, :3].clone(), 0
     for rows, columns, share in plan_regions(weight):
         grid = part_of(found.grid, model, rows, columns)
         window = blur[..., rows, columns]
         restored = restore(model, window, tile=tile, overlap=overlap, mask=grid).image
         part = torch.from_numpy(share).to(blur)
         # Chosen, not added with weight 0: that would let an infinity through, and turn -0 into 0.
-        image[..., rows, columns] = torch.where(part > 0, window.lerp(restored, part), image[..., rows, columns])
+        image[..., rows, columns] = torch.where(
+            part > 0, window[:, :3].lerp(restored, part), image[..., rows, columns]
+        )
         computed += window.shape[-2] * window.shape[-1]
     return RegionRestoration(image, found, torch.from_numpy(weight), computed / (height * width))
 

@@ -23,10 +23,12 @@ from torch.utils.tensorboard import SummaryWriter
 from relo.atomic import part_name, unfinished, writing_to
 from relo.errors import TrainingError
 from relo.images import write_image
+from relo.models.exprdiff.detector import BlurDetector
 from relo.training.checkpoint import BEST_NAME, FILE_NAME, save_checkpoint
 from relo.training.data import WholeImages
 from relo.training.optimisation import RestorationTraining
 from relo.training.recipe import Recipe
+from relo.training.run.detector_validation import validate_detector
 from relo.training.run.distributed import Processes
 from relo.training.run.files import LAST, METRICS, SAMPLES, TENSORBOARD
 from relo.training.run.loss_log import LossLog
@@ -165,8 +167,12 @@ class RunFolder(Callback):
 
     def _validate(self, module: RestorationTraining, step: int) -> None:
         assert self.images is not None
+        model = module.best_known
         with module.restoring() as restore:
-            validated = validate(restore, self.images, module.device, self.processes)
+            if isinstance(model, BlurDetector):
+                validated = validate_detector(restore, model, self.images, module.device, self.processes)
+            else:
+                validated = validate(restore, self.images, module.device, self.processes)
         self.validation = validated.quality
         line = {"step": step, "validation": _finite_or_none(validated.quality)}
         self._write_line(line, closing=step % self.recipe.val_every != 0)
@@ -216,8 +222,8 @@ class RunFolder(Callback):
 
 
 def _score(validated: Validated, step: int) -> dict[str, Any]:
-    """What validations are compared by: PSNR_w, or PSNR where no image has anything blurred."""
-    metric = "psnr" if math.isnan(validated.quality["psnr_w"]) else "psnr_w"
+    """What validations are compared by."""
+    metric = validated.metric
     return {"metric": metric, "value": validated.quality[metric], "images": validated.images, "step": step}
 
 

@@ -1,0 +1,67 @@
+"""Whole images through a blur detector in training: patches told right, and pictures of a few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from relo.models.exprdiff.detector import BlurDetection, BlurDetector
+from relo.training.data import WholeImages
+from relo.training.detection import PatchCounts, count_patches, sum_of_counts
+from relo.training.run.distributed import Processes
+from relo.training.run.sample_images import densest_window, side_by_side, stacked
+from relo.training.run.validation import Validated, pictured_positions
+
+
+class _Row(NamedTuple):
+    position: int
+    counts: PatchCounts
+    picture: NDArray[np.uint8] | None
+
+
+def validate_detector(
+    detect: Callable[[torch.Tensor], BlurDetection],
+    detector: BlurDetector,
+    images: WholeImages,
+    device: torch.device,
+    processes: Processes,
+) -> Validated:
+    """Find the blurred patches of validation images, shared out among the processes, and count those told right.
+
+    Parameters
+    ----------
+    detect : callable
+        Maps the `blur` of an item, as a batch of one on `device`, to what `detector` finds.
+    detector : BlurDetector
+        Tells what counts as blurred.
+    images : WholeImages
+        At least one.
+    device : torch.device
+    processes : Processes
+
+    Returns
+    -------
+    Validated
+        Its quality is that of `relo.training.detection.PatchCounts`, over all patches of all images; a picture
+        shows the blurred image, the patches found and the mask.
+    """
+    pictured = pictured_positions(len(images))
+    rows = []
+    for position in range(processes.rank, len(images), processes.size):
+        item = images[position]
+        blur, mask = (item[name][None].to(device) for name in ("blur", "mask"))
+        with torch.no_grad():
+            found = detect(blur)
+        picture = None
+        if position in pictured:
+            shown = [tensor[0].float().permute(1, 2, 0).cpu().numpy() for tensor in (blur, found.mask, mask)]
+            picture = side_by_side(shown, densest_window(item["mask"][0].numpy() > 0))
+        rows.append(_Row(position, count_patches(detector, found, mask), picture))
+    rows = sorted(processes.gathered(rows), key=lambda row: row.position)
+    quality = sum_of_counts([row.counts for row in rows]).quality
+    pictures = stacked([row.picture for row in rows if row.picture is not None])
+    return Validated(quality, "accuracy", len(rows), pictures)

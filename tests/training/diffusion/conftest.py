@@ -1,0 +1,35 @@
+"""The tiny random SDXL, a small dataset with short exposures, and a recipe of seconds."""
+
+import pytest
+from support.datasets import make_dataset
+from support.tiny_sdxl import EMBEDDING_CHANNELS
+
+from relo.training.diffusion.recipe import load_diffusion_recipe
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    from support.tiny_sdxl import save_tiny_sdxl
+
+    return save_tiny_sdxl(tmp_path_factory.mktemp("sdxl"))
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory):
+    """Two train scenes of three pairs, 96 x 128 px."""
+    scenes = [{"scene": scene, "size": (96, 128), "short": True} for scene in ("attic", "barn")]
+    return make_dataset(tmp_path_factory.mktemp("data") / "shards", scenes)
+
+
+@pytest.fixture
+def recipe(tiny_folder):
+    """Function that gives a recipe of seconds, with further overrides."""
+    tiny = (
+        f"base={tiny_folder}",
+        f"embedding_channels={list(EMBEDDING_CHANNELS)}",
+        *("crop=64", "batch=2", "at_once=2", "workers=0", "log_every=1", "steps=2", "radius=4"),
+        "gradient_checkpointing=false",
+    )
+    return lambda *overrides: load_diffusion_recipe("exprdiff", [*tiny, *overrides])
