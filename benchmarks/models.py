@@ -37,6 +37,7 @@ from relo.models.m2aenet.pruning import find_masked
 from relo.parallel import reuse_freed_memory
 
 Size = tuple[int, int]
+NETWORKS = [name for name in list_models() if name != "exprdiff_detector"]  # which restores nothing
 SECTIONS = ("counts", "table", "pruning", "formulation")
 SHARES = (0.0, 0.02, 0.05, 0.1175, 0.3, 1.0)  # 11.75 % is the mean of the ReLoBlur test set
 # M2AENet paper, table 2 [GMAC], and the size at which they come out: 1436 x 2152 padded to multiples of 32, and
@@ -107,7 +108,7 @@ def papers_macs(name: str, size: Size) -> float:
 
 def counts(sizes: list[Size]) -> None:
     print(f"{'':16}{'parameters':>12}" + "".join(f"{h}x{w} GMAC".rjust(18) for h, w in sizes) + "  closed form")
-    for name in list_models():
+    for name in NETWORKS:
         with torch.device("meta"):
             model = create_model(name).eval()
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -313,7 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--sizes", nargs="*", type=_size, default=[(540, 960), (1436, 2152)])
-    parser.add_argument("--models", nargs="*", choices=list_models(), default=list_models())
+    parser.add_argument("--models", nargs="*", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shares", nargs="*", type=float, default=list(SHARES), help="of blur, for pruning")
     parser.add_argument("--rounds", type=int, default=3, help="how often what is compared is timed; default 3")

@@ -72,8 +72,7 @@ def count_patches(detector: BlurDetector, found: BlurDetection, mask: Tensor) ->
 def with_sharp_frames(batch: Item) -> Item:
     """Add the sharp frames of a batch as images in which nothing is blurred.
 
-    Without them a detector learns by heart what is seen to move: the same thing at rest, or in the sharp frame, is
-    "blurred" to it. With them it has to look at the blur (docs/decisions tells the figures).
+    What moves is then seen at rest too, so that what it is does not tell that it is blurred.
 
     Parameters
     ----------
