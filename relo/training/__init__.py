@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from relo.training import losses, metrics
     from relo.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
     from relo.training.evaluation import Evaluation, evaluate
-    from relo.training.inference.deblurring import DeblurResult, deblur, deblur_files
+    from relo.training.inference.deblurring import deblur, deblur_files
+    from relo.training.inference.file_by_file import DeblurResult
     from relo.training.inference.whole_image import restore
     from relo.training.trainer import TrainingResult, train
 
@@ -43,7 +44,7 @@ _HOMES = {
     "save_checkpoint": "checkpoint",
     "Evaluation": "evaluation",
     "evaluate": "evaluation",
-    "DeblurResult": "inference.deblurring",
+    "DeblurResult": "inference.file_by_file",
     "deblur": "inference.deblurring",
     "deblur_files": "inference.deblurring",
     "TrainingResult": "trainer",

@@ -5,54 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relo.atomic import writing_to
 from relo.errors import ConfigError, ReloError, TrainingError
 from relo.training.checkpoint import load_checkpoint
 from relo.training.detector_evaluation import require_restoration
 from relo.training.inference.blur_masks import no_mask_predicted, predicts_masks
-from relo.training.inference.file_names import Format, Names, find_photographs, result_files
+from relo.training.inference.file_by_file import DeblurResult, find_work, restore_each
+from relo.training.inference.file_names import Format
 from relo.training.inference.given_masks import find_mask, read_given_mask, require_masks
 from relo.training.inference.given_short import find_short, read_short, require_short
-from relo.training.inference.in_memory import RegionReport, Restored, restore_blurred, restore_whole
-from relo.training.inference.photographs import Photograph, read_photograph, write_mask, write_photograph
+from relo.training.inference.in_memory import Restored, restore_blurred, restore_whole
+from relo.training.inference.photographs import Photograph, read_photograph
 from relo.training.inference.whole_image import check_options, on_device
 
 if TYPE_CHECKING:
     from torch import nn
-
-_NO_ROOM = "Make room there, or give another folder with -o; what is done is not done again."
-
-
-@dataclass(frozen=True)
-class DeblurResult:
-    """What `deblur_files` did.
-
-    Attributes
-    ----------
-    written : tuple of Path
-        Restored photographs.
-    skipped : tuple of Path
-        Results that were there already.
-    failed : tuple of (Path, str)
-        Inputs that could not be restored, each with its reason on one line.
-    notes : tuple of (Path, str)
-        Inputs of which something was not kept or had to be assumed.
-    regions : tuple of (Path, RegionReport)
-        Inputs that were restored only where they are blurred.
-    """
-
-    written: tuple[Path, ...]
-    skipped: tuple[Path, ...]
-    failed: tuple[tuple[Path, str], ...]
-    notes: tuple[tuple[Path, str], ...]
-    regions: tuple[tuple[Path, RegionReport], ...]
 
 
 def deblur(
@@ -198,11 +170,7 @@ def deblur_files(
         if only_blurred:
             raise no_mask_predicted(Path(checkpoint))
         raise TrainingError("its network predicts no blur mask", file=Path(checkpoint), advice="Leave --mask out.")
-    sources = find_photographs(paths)
-    if not sources:
-        raise TrainingError("no PNG, TIFF, JPEG or RAW image among the given paths")
-    with writing_to(out, _NO_ROOM):  # before hours of work, not after
-        out.mkdir(parents=True, exist_ok=True)
+    sources = find_work(paths, out)
 
     def restored_photograph(source: Path) -> tuple[Photograph, Restored, tuple[str, ...]]:
         photograph = read_photograph(source)
@@ -215,52 +183,24 @@ def deblur_files(
         restored = restore_blurred(
             network, image, mask, short=frame, tile=tile, overlap=overlap, with_comparison=compare
         )
-        return photograph, restored, (*photograph.notes, *remarks)
+        assert restored.report is not None
+        return photograph, restored, (*photograph.notes, *remarks, *restored.report.notes())
 
     given_files = () if given is None else filter(None, (find_mask(given, source) for source in sources))
     short_files = list[Path]()
     for source in sources:
         with suppress(ReloError):  # told when it is this photograph's turn
             short_files += [] if short is None else [find_short(Path(short), source)]
-    names = Names((*sources, *given_files, *short_files))
-    written, skipped = list[Path](), list[Path]()
-    failed, notes = list[tuple[Path, str]](), list[tuple[Path, str]]()
-    regions = list[tuple[Path, RegionReport]]()
-    for number, source in enumerate(sources, start=1):
-        results = result_files(source, out, image_format, masks)
-        try:
-            names.require_free(results, source)
-            # A comparison is asked for to be seen: it is made again.
-            there = not (overwrite or compare) and all(result.exists() for result in results)
-            if not there:
-                photograph, restored, told = restored_photograph(source)
-        except (ReloError, OSError) as error:
-            failed.append((source, " ".join(str(error).split())))
-        else:
-            names.take(results, source)
-            if there:
-                skipped.append(results[0])
-            else:
-                with writing_to(out, _NO_ROOM):
-                    left = _write(results, restored, photograph)
-                if restored.report is not None:
-                    told += restored.report.notes()
-                    regions.append((source, restored.report))
-                if only_blurred and results[0].suffix in (".jpg", ".jpeg"):
-                    left += ("JPEG changes the pixels outside of the blur too: write PNG or TIFF to keep them",)
-                notes += [(source, note) for note in (*told, *left)]
-                written.append(results[0])
-        if progress:
-            progress(number, len(sources), source.name)
-    return DeblurResult(tuple(written), tuple(skipped), tuple(failed), tuple(notes), tuple(regions))
-
-
-def _write(results: list[Path], restored: Restored, photograph: Photograph) -> tuple[str, ...]:
-    """Write the image, and the mask where its path follows; return what of the metadata does not fit."""
-    for path in results[1:]:
-        assert restored.mask is not None, "networks without masks were refused"
-        write_mask(path, restored.mask)
-    return write_photograph(results[0], restored.image, photograph.metadata)
+    return restore_each(
+        restored_photograph,
+        sources,
+        out,
+        inputs=(*sources, *given_files, *short_files),
+        again=overwrite or compare,  # a comparison is asked for to be seen
+        image_format=image_format,
+        masks=masks,
+        progress=progress,
+    )
 
 
 def _check_arrays(image: NDArray[Any], mask: NDArray[Any] | None) -> None:

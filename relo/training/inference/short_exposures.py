@@ -12,21 +12,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from relo.atomic import writing_to
 from relo.errors import ConfigError, ProcessError, ReloError, TrainingError
-from relo.training.inference.deblurring import DeblurResult
-from relo.training.inference.file_names import Format, Names, find_photographs, result_files
+from relo.training.inference.file_by_file import DeblurResult, find_work, restore_each
+from relo.training.inference.file_names import Format
 from relo.training.inference.given_masks import find_mask, read_given_mask, require_masks
 from relo.training.inference.given_short import find_short, require_short
-from relo.training.inference.in_memory import RegionReport
-from relo.training.inference.photographs import Photograph, read_photograph, write_mask, write_photograph
+from relo.training.inference.in_memory import RegionReport, Restored
+from relo.training.inference.photographs import Photograph, read_photograph
 from relo.training.instant.restore import align_short, restore_from_short
 
 if TYPE_CHECKING:
     from relo.models.exprdiff.detector import BlurDetector
     from relo.training.diffusion.restoration import Restorer
 
-_NO_ROOM = "Make room there, or give another folder with -o; what is done is not done again."
 _NO_MASK = (
     "Give masks with --mask-from (of 'relo masks', or drawn by hand), or a trained detector with --detector RUN."
 )
@@ -82,44 +80,17 @@ def deblur_with_short(
     given = None if mask_from is None else Path(mask_from)
     find_blur = _blur_finder(given, detector, device)
     require_short(short)
-    sources = find_photographs(paths)
-    if not sources:
-        raise TrainingError("no PNG, TIFF, JPEG or RAW image among the given paths")
-    with writing_to(out, _NO_ROOM):  # before minutes of work, not after
-        out.mkdir(parents=True, exist_ok=True)
-    names = Names(_inputs(sources, short, given))
-    written, skipped = list[Path](), list[Path]()
-    failed, notes = list[tuple[Path, str]](), list[tuple[Path, str]]()
-    regions = list[tuple[Path, RegionReport]]()
-    for number, source in enumerate(sources, start=1):
-        results = result_files(source, out, image_format, masks)
-        try:
-            names.require_free(results, source)
-            there = not overwrite and all(result.exists() for result in results)
-            if not there:
-                photograph, mask, told = _restored(
-                    source, find_short(short, source), find_blur, restore or instantly
-                )
-        except (ReloError, OSError) as error:
-            failed.append((source, " ".join(str(error).split())))
-        else:
-            names.take(results, source)
-            if there:
-                skipped.append(results[0])
-            else:
-                with writing_to(out, _NO_ROOM):
-                    for path in results[1:]:
-                        write_mask(path, mask.astype(np.float32))
-                    left = write_photograph(results[0], photograph.image, photograph.metadata)
-                share = float(mask.mean())
-                regions.append((source, RegionReport(share, share, None)))
-                if results[0].suffix in (".jpg", ".jpeg"):
-                    left += ("JPEG changes the pixels outside of the blur too: write PNG or TIFF to keep them",)
-                notes += [(source, note) for note in (*told, *left)]
-                written.append(results[0])
-        if progress:
-            progress(number, len(sources), source.name)
-    return DeblurResult(tuple(written), tuple(skipped), tuple(failed), tuple(notes), tuple(regions))
+    sources = find_work(paths, out)
+    return restore_each(
+        lambda source: _restored(source, find_short(short, source), find_blur, restore or instantly),
+        sources,
+        out,
+        inputs=_inputs(sources, short, given),
+        again=overwrite,
+        image_format=image_format,
+        masks=masks,
+        progress=progress,
+    )
 
 
 # Maps photograph, short exposure (both as their files hold them) and (H, W) mask to what `Restored` tells.
@@ -154,8 +125,8 @@ BlurFinder = Callable[[Path, NDArray[Any]], tuple[NDArray[np.bool_], tuple[str, 
 
 def _restored(
     source: Path, short_file: Path, find_blur: BlurFinder, restore: RestoreFromShort
-) -> tuple[Photograph, NDArray[np.bool_], tuple[str, ...]]:
-    """Restored photograph, the mask that was used, and notes."""
+) -> tuple[Photograph, Restored, tuple[str, ...]]:
+    """A photograph, what it became with the mask that was used, and notes."""
     photograph, short = read_photograph(source), read_photograph(short_file)
     mask, remarks = find_blur(source, photograph.image)
     try:
@@ -169,8 +140,9 @@ def _restored(
     except ProcessError as error:
         raise ProcessError(error.reason, file=short_file, advice=error.advice) from error
     empty = () if mask.any() else ("no blur found: the photograph is left as it is",)
-    notes = (*photograph.notes, *remarks, *empty, *told)
-    return Photograph(image, photograph.metadata, notes), mask, notes
+    share = float(mask.mean())
+    restored = Restored(image, mask.astype(np.float32), RegionReport(share, share, None))
+    return photograph, restored, (*photograph.notes, *remarks, *empty, *told)
 
 
 def _blur_finder(given: Path | None, detector: str | os.PathLike[str] | None, device: str | None) -> BlurFinder:
