@@ -16,14 +16,13 @@ import torch
 from relo.atomic import write_text, writing_to
 from relo.errors import TrainingError
 from relo.models.exprdiff.detector import BlurDetector
-from relo.shards import open_dataset
 from relo.training.checkpoint import Checkpoint
 from relo.training.data import WholeImages
 from relo.training.detection import PatchCounts, count_patches, sum_of_counts
+from relo.training.evaluation_result import CSV_NAME, JSON_NAME
 from relo.training.inference.memory_estimate import device_of
 from relo.training.inference.whole_image import on_device
-
-CSV_NAME, JSON_NAME = "evaluation.csv", "evaluation.json"  # as of `relo.training.evaluation`
+from relo.training.sources import scored_split
 
 
 @dataclass(frozen=True)
@@ -158,12 +157,8 @@ def evaluate_detector(
     detector = checkpoint.model
     if not isinstance(detector, BlurDetector):
         raise TrainingError(f"holds a {checkpoint.name}, no blur detector", file=checkpoint.path)
-    dataset, notes = open_dataset(src), []
-    if split == "test" and "test" not in dataset.splits:
-        notes.append(f"there is no split 'test': all {len(dataset)} images were scored")
-        split = "all"
-    else:
-        dataset = open_dataset(src, split=split)
+    dataset, scored = scored_split(src, split)
+    notes = [f"there is no split 'test': all {len(dataset)} images were scored"] if scored != split else []
     if len(dataset) == 0:
         raise TrainingError("holds no images", file=src)
     on_device(detector, device)
@@ -181,7 +176,7 @@ def evaluate_detector(
         checkpoint=checkpoint.path,
         model=checkpoint.name,
         dataset=dataset.fingerprint,
-        split=split,
+        split=scored,
         blurred_from=detector.blurred_from,
         images=tuple(counted),
         notes=tuple(notes),

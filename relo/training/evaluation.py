@@ -17,7 +17,7 @@ from relo.errors import ConfigError, TrainingError
 from relo.parallel import one_opencv_thread
 from relo.progress import Progress
 from relo.resources import usable_cores
-from relo.shards import Dataset, open_dataset
+from relo.shards import Dataset
 from relo.training import metrics, no_reference
 from relo.training.checkpoint import Checkpoint, load_checkpoint
 from relo.training.crops import Window, blurred_crops, whole_windows
@@ -29,6 +29,7 @@ from relo.training.inference.memory_estimate import choose_tile, device_of, memo
 from relo.training.inference.whole_image import on_device, restore
 from relo.training.protocols import PROTOCOLS, Crops
 from relo.training.sampling import Box
+from relo.training.sources import scored_split
 from relo.training.structure import WINDOW
 
 SIDES = ("input", "output")
@@ -93,7 +94,11 @@ def evaluate(
     rules = PROTOCOLS[protocol]
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint, model=model)
     require_restoration(loaded)
-    dataset, scored, notes = _choose(src, split)
+    dataset, scored = scored_split(src, split)
+    notes = list[str]()
+    if scored != split:
+        found = ", ".join(dataset.splits)
+        notes.append(f"there is no split 'test': all {len(dataset)} images were scored (splits: {found})")
     images = _whole_images(dataset, src, loaded, notes)
     windows, crops = _choose_windows(images, rules.crops, src, notes)
     versions = tuple(sorted({str(shard.attrs.get("mask_version", "unknown")) for shard in dataset.shards}))
@@ -130,15 +135,6 @@ def evaluate(
         pictures=tuple(pictures.pictures),
         crops=crops,
     )
-
-
-def _choose(src: str | Path, split: str) -> tuple[Dataset, str, list[str]]:
-    dataset = open_dataset(src)
-    if split == "test" and "test" not in dataset.splits:
-        found = ", ".join(dataset.splits)
-        note = f"there is no split 'test': all {len(dataset)} images were scored (splits: {found})"
-        return dataset, "all", [note]
-    return open_dataset(src, split=split), split, []
 
 
 def _whole_images(dataset: Dataset, src: str | Path, loaded: Checkpoint, notes: list[str]) -> WholeImages:

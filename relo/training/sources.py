@@ -52,6 +52,25 @@ def training_split(src: str | Path) -> Dataset:
     return train_split
 
 
+def scored_split(src: str | Path, split: str) -> tuple[Dataset, str]:
+    """Open the split of a dataset that is to be scored.
+
+    Returns
+    -------
+    (Dataset, str)
+        What was opened, and its name: a dataset without a split "test" is taken as a whole, as "all".
+
+    Raises
+    ------
+    ShardError
+        It is no dataset, or has no other split of that name.
+    """
+    dataset = open_dataset(src)
+    if split == "test" and "test" not in dataset.splits:
+        return dataset, "all"
+    return open_dataset(src, split=split), split
+
+
 def open_sources(sources: Sequence[Source], first: Dataset) -> list[Dataset]:
     """Open the train splits of further datasets.
 
