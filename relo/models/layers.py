@@ -74,6 +74,31 @@ class ResBlocks(nn.Module):
         return self.layers(x)
 
 
+class PriorFusion(nn.Linear):
+    """Scale and shift each channel of features by what a prior of the whole image says: F' = F k + v.
+
+    (k, v) = prior W^T, the prior fusion of BlurDM (He et al. 2025). There is no "1 + k": where k is 0 the features
+    vanish. Published state dicts call this layer `kv`.
+
+    Parameters
+    ----------
+    channels : int
+        Of the features.
+    prior : int
+        Length of the prior.
+    bias : bool
+        Only LoFormer's has one.
+    """
+
+    def __init__(self, channels: int, prior: int, *, bias: bool = False) -> None:
+        super().__init__(prior, 2 * channels, bias=bias)
+
+    def forward(self, features: Tensor, prior: Tensor) -> Tensor:  # type: ignore[override]
+        """Keep the shape of (N, channels, H, W) features; the prior is (N, its length)."""
+        scale, shift = super().forward(prior)[:, :, None, None].chunk(2, dim=1)
+        return features * scale + shift
+
+
 def halve(x: Tensor) -> Tensor:
     """Nearest-neighbour scale 1/2: keeps the even rows and columns (index 2i)."""
     return x[:, :, ::2, ::2]
