@@ -158,6 +158,28 @@ def check_image_batch(x: Tensor, channels: int = 3) -> None:
         raise ValueError(f"expected floating-point images in [0, 1], got {x.dtype}")
 
 
+def check_prior(prior: Tensor, length: int, batch: int) -> None:
+    """Refuse a prior that a network was not built for.
+
+    Parameters
+    ----------
+    prior : tensor
+    length : int
+        What the network was built for; 0 for a network without prior.
+    batch : int
+        Images.
+
+    Raises
+    ------
+    ValueError
+        The prior is not (batch, length), or the network takes none.
+    """
+    if not length:
+        raise ValueError("this network was built without prior fusion: give prior=256 when it is created")
+    if prior.shape != (batch, length):
+        raise ValueError(f"expected a ({batch}, {length}) prior, got shape {tuple(prior.shape)}")
+
+
 def check_in_channels(channels: int) -> None:
     """Refuse anything but the channels of one image, or of two: the blurred one and a short exposure behind it.
 
