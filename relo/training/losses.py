@@ -1,7 +1,9 @@
 """Training losses on restored images and masks, and the sum of all terms that a recipe asks for.
 
-Those of LBAG and MIMO-UNet (Li et al. 2023, section 4 and public code; Cho et al. 2021), NAFNet's PSNR and
-LMD-ViT's form of the frequency term (public code of both). What M2AENet adds is in `relo.training.motion_losses`.
+Those of LBAG and MIMO-UNet (Li et al. 2023, section 4 and public code; Cho et al. 2021), NAFNet's PSNR, LMD-ViT's
+form of the frequency term, Stripformer's Charbonnier and edge terms and what BlurDM makes of them (public code of
+all four). What M2AENet adds is in `relo.training.motion_losses`, what Stripformer adds to compare with the blurred
+image in `relo.training.contrastive`.
 
 Convention: predictions and targets are (N, C, H, W) tensors in [0, 1]; an image loss gives one value
 per image, (N,). Scales are ordered coarse to fine, as in `relo.models.Restoration`.
@@ -24,11 +26,29 @@ from relo.training.recipe import LossWeights
 from relo.training.structure import ssim_map
 
 ImageLoss = Callable[[Tensor, Tensor], Tensor]
+ContrastiveTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def l1(pred: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of each image: (N,)."""
     return (pred - target).abs().mean(dim=(1, 2, 3))
+
+
+def charbonnier(pred: Tensor, target: Tensor) -> Tensor:
+    """Mean sqrt(d^2 + 1e-6) of the differences d of each image: (N,), 1e-3 for equal images."""
+    return _mean_charbonnier(pred - target)
+
+
+def edge(pred: Tensor, target: Tensor) -> Tensor:
+    """Stripformer's edge term: `charbonnier` between what a Gaussian pyramid of two levels loses: (N,).
+
+    Loss of an image x is x - G(Z(G(x))): G is the 5-tap Gaussian, Z keeps every second row and column, times 4, and
+    is 0 elsewhere.
+    """
+    difference = pred - target  # all of it is linear
+    halved = torch.zeros_like(difference)
+    halved[..., ::2, ::2] = 4 * _gaussian(difference)[..., ::2, ::2]
+    return _mean_charbonnier(difference - _gaussian(halved))
 
 
 def ssim(pred: Tensor, target: Tensor) -> Tensor:
@@ -37,7 +57,7 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def msfr(pred: Tensor, target: Tensor) -> Tensor:
-    """Frequency reconstruction loss as in LBAG's code: (N,).
+    """Frequency reconstruction loss as in the code of LBAG and LoFormer: (N,).
 
     Mean modulus of the difference of the one-sided, un-normalised 2-D Fourier transforms, in at least single
     precision.
@@ -47,13 +67,31 @@ def msfr(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def msfr_real_imag(pred: Tensor, target: Tensor) -> Tensor:
-    """Frequency reconstruction loss as in MIMO-UNet (Cho et al. 2021, eq. 8): (N,).
+    """Frequency reconstruction loss as in MIMO-UNet (Cho et al. 2021, eq. 8) and FFTformer's code: (N,).
 
     Mean absolute value over the real and the imaginary parts of the difference of the two-sided,
     un-normalised transforms; smaller than `msfr` by a factor near pi / 2.
     """
     difference = torch.fft.fft2(_at_least_single(pred) - _at_least_single(target))
     return torch.view_as_real(difference).abs().mean(dim=(1, 2, 3, 4))
+
+
+def msfr_charbonnier(pred: Tensor, target: Tensor) -> Tensor:
+    """Frequency reconstruction loss as BlurDM's code means it: (N,).
+
+    As `msfr_real_imag`, with sqrt(d^2 + 1e-6) for the absolute value.
+    """
+    difference = torch.fft.fft2(_at_least_single(pred) - _at_least_single(target))
+    return _mean_charbonnier(torch.view_as_real(difference))
+
+
+def msfr_charbonnier_height(pred: Tensor, target: Tensor) -> Tensor:
+    """Frequency reconstruction loss as BlurDM's code computes it with PyTorch from 1.8 on: (N,).
+
+    As `msfr_charbonnier`, but each column is transformed on its own: there is no transform along the width.
+    """
+    difference = torch.fft.fft(_at_least_single(pred) - _at_least_single(target), dim=-2)
+    return _mean_charbonnier(torch.view_as_real(difference))
 
 
 def msfr_windows(pred: Tensor, target: Tensor) -> Tensor:
@@ -154,7 +192,13 @@ def mask_loss(predicted: tuple[Tensor, ...], mask: Tensor) -> Tensor:
     return torch.stack(errors).sum()
 
 
-FREQUENCY_FORMS = {"modulus": msfr, "real_imag": msfr_real_imag, "windows": msfr_windows}
+FREQUENCY_FORMS = {
+    "modulus": msfr,
+    "real_imag": msfr_real_imag,
+    "windows": msfr_windows,
+    "charbonnier": msfr_charbonnier,
+    "charbonnier_height": msfr_charbonnier_height,
+}
 
 
 def total_loss(
@@ -164,6 +208,7 @@ def total_loss(
     weights: LossWeights,
     blur: Tensor | None = None,
     trajectory_form: TrajectoryForm = "quadratic",
+    contrastive: ContrastiveTerm | None = None,
 ) -> dict[str, Tensor]:
     """Weighted sum of the terms that `weights` asks for, but for those that the network gives nothing for.
 
@@ -175,19 +220,30 @@ def total_loss(
     mask : (N, 1, H, W) tensor of 0 and 1
     weights : LossWeights
     blur : (N, 3, H, W) tensor, optional
-        What was restored, for the reblur term.
+        What was restored, for the reblur and the contrastive term.
     trajectory_form : {"quadratic", "linear", "learned"}
         What the offsets of a `MotionRestoration` mean, see `relo.models.m2aenet.trajectory`.
+    contrastive : callable, optional
+        (restored, sharp, blur) -> (), a `relo.training.contrastive.ContrastiveLoss`.
 
     Returns
     -------
     dict of () tensors
         Each term before weighting, summed over the scales, and their weighted sum "total".
+
+    Raises
+    ------
+    ValueError
+        `weights` asks for the reblur or the contrastive term, and what it needs is not given.
     """
     outputs = restored.scales or (restored.image,)
+    if weights.clip_output:
+        outputs = tuple(output.clamp(0, 1) for output in outputs)
     targets = scale_targets(sharp)[-len(outputs) :]
     image_terms = (
         ("l1", l1, weights.l1),
+        ("charbonnier", charbonnier, weights.charbonnier),
+        ("edge", edge, weights.edge),
         ("ssim", ssim, weights.ssim),
         ("msfr", FREQUENCY_FORMS[weights.msfr_form], weights.msfr),
         ("psnr", psnr, weights.psnr),
@@ -202,6 +258,11 @@ def total_loss(
             ]
             terms[name] = torch.stack(values).sum()
             total = total + weight * terms[name]
+    if weights.contrastive:
+        if contrastive is None or blur is None:
+            raise ValueError("the contrastive loss needs the blurred image and a ContrastiveLoss")
+        terms["contrastive"] = contrastive(outputs[-1], sharp, blur)
+        total = total + weights.contrastive * terms["contrastive"]
     if weights.mask and restored.masks:
         terms["mask"] = mask_loss(restored.masks, mask)
         total = total + weights.mask * terms["mask"]
@@ -210,6 +271,19 @@ def total_loss(
         total = total + sum(getattr(weights, name) * term for name, term in motion.items())
         terms |= motion
     return terms | {"total": total}
+
+
+def _mean_charbonnier(difference: Tensor) -> Tensor:
+    """Mean over all axes but the first."""
+    return (difference.square() + 1e-6).sqrt().flatten(1).mean(dim=1)
+
+
+def _gaussian(images: Tensor) -> Tensor:
+    """5-tap Gaussian of (N, C, H, W) images, which continue beyond their border as the nearest pixel."""
+    taps = images.new_tensor([0.05, 0.25, 0.4, 0.25, 0.05])
+    planes = F.pad(images.flatten(0, 1), (2, 2, 2, 2), mode="replicate").unsqueeze(1)
+    smooth = F.conv2d(F.conv2d(planes, taps.view(1, 1, 5, 1)), taps.view(1, 1, 1, 5))
+    return smooth.view(images.shape)
 
 
 def _amplitudes(image: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import correlate1d
 from skimage.metrics import structural_similarity
 
 from relo.models import Restoration
@@ -23,6 +24,31 @@ def both(pair, dtype=torch.float64):
 
 def test_l1(pair):
     np.testing.assert_allclose(losses.l1(*both(pair)), np.abs(pair[0] - pair[1]).mean((1, 2, 3)))
+
+
+def test_charbonnier(pair):
+    expected = np.sqrt((pair[0] - pair[1]) ** 2 + 1e-6).mean((1, 2, 3))
+    np.testing.assert_allclose(losses.charbonnier(*both(pair)), expected, rtol=1e-12)
+
+
+def laplacian(plane):
+    """x - G(up(G(x))) of one (H, W) plane, with scipy's correlation and border."""
+    taps = [0.05, 0.25, 0.4, 0.25, 0.05]
+
+    def smooth(x):
+        return correlate1d(correlate1d(x, taps, 0, mode="nearest"), taps, 1, mode="nearest")
+
+    up = np.zeros_like(plane)
+    up[::2, ::2] = 4 * smooth(plane)[::2, ::2]
+    return plane - smooth(up)
+
+
+@pytest.mark.parametrize("size", [(20, 24), (13, 9), (1, 2)])
+def test_edge_is_charbonnier_between_laplacians(size):
+    images = np.random.default_rng(5).random((2, 2, 3, *size))
+    bands = np.stack([laplacian(plane) for plane in images.reshape(-1, *size)]).reshape(images.shape)
+    expected = np.sqrt((bands[0] - bands[1]) ** 2 + 1e-6).mean((1, 2, 3))
+    np.testing.assert_allclose(losses.edge(*map(torch.from_numpy, images)), expected, rtol=1e-12)
 
 
 def test_ssim_is_skimages_over_the_valid_window(pair):
@@ -51,6 +77,18 @@ def test_both_forms_of_the_frequency_loss(pair):
     expected = np.stack([two.real, two.imag]).__abs__().mean((0, 2, 3, 4))
     np.testing.assert_allclose(losses.msfr_real_imag(*both(pair)), expected, rtol=1e-5)
     assert 1.4 < (one / expected).mean() < 1.75
+
+
+def test_frequency_losses_of_blurdm(pair):
+    """Over the whole plane, and column by column with the definition of the transform."""
+    difference = pair[0] - pair[1]
+    two = np.fft.fft2(difference)
+    expected = np.sqrt(np.stack([two.real, two.imag]) ** 2 + 1e-6).mean((0, 2, 3, 4))
+    np.testing.assert_allclose(losses.msfr_charbonnier(*both(pair)), expected, rtol=1e-10)
+    step = np.arange(20)
+    one = np.einsum("fy,ncyx->ncfx", np.exp(-2j * np.pi * np.outer(step, step) / 20), difference)
+    expected = np.sqrt(np.stack([one.real, one.imag]) ** 2 + 1e-6).mean((0, 2, 3, 4))
+    np.testing.assert_allclose(losses.msfr_charbonnier_height(*both(pair)), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("size", [(24, 40), (23, 31), (8, 9)])
@@ -174,6 +212,8 @@ def test_every_form_of_the_frequency_term_and_psnr_are_weighed():
         ("modulus", losses.msfr),
         ("real_imag", losses.msfr_real_imag),
         ("windows", losses.msfr_windows),
+        ("charbonnier", losses.msfr_charbonnier),
+        ("charbonnier_height", losses.msfr_charbonnier_height),
     ):
         weights = LossWeights(l1=0, ssim=0, msfr=0.5, msfr_form=form, psnr=0.25, shift_invariant=False)
         terms = losses.total_loss(Restoration(image, (), ()), sharp, torch.zeros(2, 1, 32, 36), weights)
@@ -182,8 +222,48 @@ def test_every_form_of_the_frequency_term_and_psnr_are_weighed():
         assert terms["total"].item() == pytest.approx(0.5 * frequency + 0.25 * quality, rel=1e-6)
 
 
+def test_stripformers_terms_are_weighed():
+    sharp, image, blur = torch.rand(3, 2, 3, 32, 36)
+    weights = LossWeights(
+        l1=0, ssim=0, msfr=0, shift_invariant=False, charbonnier=1, edge=0.05, contrastive=0.0005, vgg="vgg.pth"
+    )
+    restored, mask = Restoration(image, (), ()), torch.zeros(2, 1, 32, 36)
+
+    def contrastive(*images):
+        assert [id(given) for given in images] == [id(image), id(sharp), id(blur)]
+        return torch.tensor(3.0)
+
+    terms = losses.total_loss(restored, sharp, mask, weights, blur, contrastive=contrastive)
+    assert set(terms) == {"charbonnier", "edge", "contrastive", "total"}
+    plain, edges = (loss(image, sharp).mean().item() for loss in (losses.charbonnier, losses.edge))
+    assert terms["total"].item() == pytest.approx(plain + 0.05 * edges + 0.0005 * 3, rel=1e-6)
+    for missing in ({"blur": blur}, {"contrastive": contrastive}):
+        with pytest.raises(ValueError, match="contrastive loss needs"):
+            losses.total_loss(restored, sharp, mask, weights, **missing)
+
+
+def test_a_contrastive_term_needs_weights_of_vgg():
+    with pytest.raises(ValueError, match=r"needs loss\.vgg"):
+        LossWeights(contrastive=0.1)
+
+
+def test_outputs_are_clipped_if_asked_for():
+    sharp, mask = torch.rand(1, 3, 16, 16), torch.zeros(1, 1, 16, 16)
+    scales = tuple(3 * torch.rand(1, 3, 16 // s, 16 // s) - 1 for s in (4, 2, 1))
+    clipped = tuple(scale.clamp(0, 1) for scale in scales)
+    values = {}
+    for name, outputs, clip in (("raw", scales, False), ("asked", scales, True), ("before", clipped, False)):
+        weights = LossWeights(ssim=0, clip_output=clip, charbonnier=1)
+        terms = losses.total_loss(Restoration(outputs[-1], outputs, ()), sharp, mask, weights)
+        values[name] = terms["total"].item()
+    assert values["asked"] == values["before"] != values["raw"]
+
+
+FREQUENCY_LOSSES = tuple(losses.FREQUENCY_FORMS.values())
+
+
 @pytest.mark.parametrize(
-    "loss", [losses.l1, losses.ssim, losses.msfr, losses.msfr_real_imag, losses.msfr_windows, losses.psnr]
+    "loss", [losses.l1, losses.charbonnier, losses.edge, losses.ssim, losses.psnr, *FREQUENCY_LOSSES]
 )
 def test_double_precision_is_kept_and_gradients_are_right(loss):
     torch.manual_seed(0)
@@ -193,7 +273,7 @@ def test_double_precision_is_kept_and_gradients_are_right(loss):
     assert torch.autograd.gradcheck(lambda image: loss(image, target), (pred,), fast_mode=True)
 
 
-@pytest.mark.parametrize("loss", [losses.msfr, losses.msfr_real_imag, losses.msfr_windows])
+@pytest.mark.parametrize("loss", FREQUENCY_LOSSES)
 def test_half_precision_is_widened(loss):
     pred, target = torch.rand(2, 1, 3, 16, 16).bfloat16()
     assert loss(pred, target).dtype == torch.float32
