@@ -106,14 +106,15 @@ def load_config(
     origin = str(path) if path else "configuration"
     if overrides:
         origin += " with " + " ".join(f"--set {override}" for override in overrides)
-    return build_config(kind, _merged(apply_overrides(values, overrides), given or {}), origin)
+    return build_config(kind, merged(apply_overrides(values, overrides), given or {}), origin)
 
 
-def _merged(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def merged(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with those `given` in their place, group by group."""
     result = dict(values)
     for key, value in given.items():
         nested = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = _merged(result[key], value) if nested else value
+        result[key] = merged(result[key], value) if nested else value
     return result
 
 

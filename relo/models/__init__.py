@@ -96,6 +96,20 @@ _MODELS = {
             {"psnr": 35.647, "ssim": 0.9302, "psnr_w": 31.036, "ssim_w": 0.8997},
         ),
         ModelInfo(
+            "stripformer", "Tsai et al. 2022, Stripformer", 19_708_611, "relo.models.stripformer:stripformer"
+        ),
+        ModelInfo("fftformer", "Kong et al. 2023, FFTformer", 16_560_474, "relo.models.fftformer:fftformer"),
+        ModelInfo("loformer", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:loformer"),
+        ModelInfo("loformer_s", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:loformer_s"),
+        ModelInfo("loformer_b", "Mao et al. 2024, LoFormer-B", 27_925_041, "relo.models.loformer:loformer_b"),
+        ModelInfo("loformer_l", "Mao et al. 2024, LoFormer-L", 49_000_000, "relo.models.loformer:loformer_l"),
+        ModelInfo(
+            "blurdm",
+            "He et al. 2025, BlurDM over MIMO-UNet+ or another backbone",
+            18_290_115,
+            "relo.models.blurdm.network:blurdm",
+        ),
+        ModelInfo(
             "exprdiff_detector",
             "ExpRDiff (arXiv 2412.09193), blurred patches",
             405_954,
@@ -148,7 +162,8 @@ def create_model(name: str, **config: Any) -> nn.Module:
         One of `list_models()`, or `file.py:name`: a class or function in a Python file of your own, which is
         executed. It takes options as keywords and gives a module that returns a `Restoration`.
     **config
-        Options of that network, for example `num_res=20, width=32` or, for lbag, `clamp_gate=0.1`.
+        Options of that network, for example `num_res=20, width=32` or, for lbag, `clamp_gate=0.1`; for blurdm also
+        those of its `backbone`.
 
     Returns
     -------
@@ -170,9 +185,11 @@ def create_model(name: str, **config: Any) -> nn.Module:
     """
     place, _, function = model_info(name).location.rpartition(":")
     build = read_own(Path(place), function) if is_own(name) else getattr(import_module(place), function)
-    known = inspect.signature(build).parameters
+    parameters = inspect.signature(build).parameters
+    known = [key for key, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
     unknown = [key for key in config if key not in known]
-    if unknown:
+    # Where options are passed on, as to the backbone of blurdm, they are refused there.
+    if unknown and len(known) == len(parameters):
         raise ConfigError(f"model {name} has no option '{unknown[0]}'", advice=f"Known: {', '.join(known)}.")
     try:
         return build(**config)

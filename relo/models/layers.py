@@ -63,15 +63,24 @@ class ResBlock(nn.Module):
 
 
 class ResBlocks(nn.Module):
-    """A chain of `count` residual blocks."""
+    """A chain of `count` residual blocks.
 
-    def __init__(self, channels: int, count: int) -> None:
+    Parameters
+    ----------
+    channels, count : int
+    prior : int
+        Length of a prior that modulates what enters the chain; 0 for none.
+    """
+
+    def __init__(self, channels: int, count: int, prior: int = 0) -> None:
         super().__init__()
         self.layers = nn.Sequential(*(ResBlock(channels) for _ in range(count)))
+        if prior:
+            self.kv = PriorFusion(channels, prior)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape of (N, C, H, W)."""
-        return self.layers(x)
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Keep the shape of (N, C, H, W); without a prior nothing is modulated."""
+        return self.layers(x if prior is None else self.kv(x, prior))
 
 
 class PriorFusion(nn.Linear):

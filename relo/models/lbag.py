@@ -52,7 +52,7 @@ class LBAG(MIMOUNet):
         self.clamp_gate = clamp_gate
         self.multiscale_gate = multiscale_gate
 
-    def forward(self, blur: Tensor) -> Restoration:
+    def forward(self, blur: Tensor) -> Restoration:  # type: ignore[override]  # a gate, and no prior
         """Restore a batch of any size.
 
         Parameters

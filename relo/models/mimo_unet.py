@@ -16,6 +16,7 @@ from relo.models.layers import (
     ResBlocks,
     check_image_batch,
     check_in_channels,
+    check_prior,
     crop_to,
     double,
     halve,
@@ -89,6 +90,10 @@ class MIMOUNet(nn.Module):
         Channels of each of the three output convolutions.
     in_channels : int
         3, or 6 to be given a short exposure too, behind the blurred image (ExpRDiff paper, table 1).
+    prior : int
+        Length of a prior that modulates the input of each decoder stage, 256 in BlurDM; 0 for a network without.
+    offset : float
+        Is taken off what the network sees: 0.5 in BlurDM, which trains it on [-0.5, 0.5].
     """
 
     def __init__(
@@ -98,10 +103,12 @@ class MIMOUNet(nn.Module):
         dropout: float = 0.0,
         head_channels: int = 3,
         in_channels: int = 3,
+        prior: int = 0,
+        offset: float = 0.0,
     ) -> None:
         super().__init__()
         check_in_channels(in_channels)
-        self.in_channels = in_channels
+        self.in_channels, self.prior, self.offset = in_channels, prior, offset
         if not 1 <= num_res <= MOST_BLOCKS or width < 2 or width % 2 or not 0.0 <= dropout < 1.0:
             raise ValueError(
                 f"need num_res in [1, {MOST_BLOCKS}], an even width >= 2 and dropout in [0, 1), "
@@ -123,7 +130,7 @@ class MIMOUNet(nn.Module):
                 ConvUnit(c1, head_channels, 3, relu=False),
             ]
         )
-        self.Decoder = nn.ModuleList([ResBlocks(c, num_res) for c in (c4, c2, c1)])
+        self.Decoder = nn.ModuleList([ResBlocks(c, num_res, prior) for c in (c4, c2, c1)])
         self.Convs = nn.ModuleList([ConvUnit(c4, c2, 1), ConvUnit(c2, c1, 1)])
         self.ConvsOut = nn.ModuleList([ConvUnit(c, head_channels, 3, relu=False) for c in (c4, c2)])
         self.AFFs = nn.ModuleList([FusionModule(7 * width, c) for c in (c1, c2)])
@@ -131,19 +138,21 @@ class MIMOUNet(nn.Module):
         self.FAM2, self.SCM2 = AttentionModule(c2), ShallowModule(c2, in_channels)
         self.drop1, self.drop2 = nn.Dropout2d(dropout), nn.Dropout2d(dropout)
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x: Tensor, prior: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three head outputs, coarse to fine, for an image whose sides are multiples of 4.
 
         Parameters
         ----------
         x : (N, in_channels, H, W) tensor
             Blurred images in [0, 1].
+        prior : (N, P) tensor, optional
 
         Returns
         -------
         tuple of three tensors
             (N, head_channels, H/4, W/4), (…, H/2, W/2) and (…, H, W).
         """
+        x = x - self.offset if self.offset else x
         x2 = halve(x)
         x4 = halve(x2)
         res1 = self.Encoder[0](self.feat_extract[0](x))
@@ -153,20 +162,22 @@ class MIMOUNet(nn.Module):
         # Both fusions see the encoder features from before either of them.
         fused2 = self.drop2(self.AFFs[1](halve(res1), res2, z42))
         fused1 = self.drop1(self.AFFs[0](res1, double(res2), double(z42)))
-        z = self.Decoder[0](z)
+        z = self.Decoder[0](z, prior)
         head4 = self.ConvsOut[0](z)
-        z = self.Decoder[1](self.Convs[0](torch.cat([self.feat_extract[3](z), fused2], dim=1)))
+        z = self.Decoder[1](self.Convs[0](torch.cat([self.feat_extract[3](z), fused2], dim=1)), prior)
         head2 = self.ConvsOut[1](z)
-        z = self.Decoder[2](self.Convs[1](torch.cat([self.feat_extract[4](z), fused1], dim=1)))
+        z = self.Decoder[2](self.Convs[1](torch.cat([self.feat_extract[4](z), fused1], dim=1)), prior)
         return head4, head2, self.feat_extract[5](z)
 
-    def forward(self, blur: Tensor) -> Restoration:
+    def forward(self, blur: Tensor, prior: Tensor | None = None) -> Restoration:
         """Restore a batch of any size.
 
         Parameters
         ----------
         blur : (N, in_channels, H, W) tensor
             RGB in [0, 1]. Sizes that are not multiples of 4 are padded inside and cropped again.
+        prior : (N, P) tensor, optional
+            Without it a network that was built for one restores as if it were not.
 
         Returns
         -------
@@ -174,20 +185,31 @@ class MIMOUNet(nn.Module):
             `scales`: (N, 3, ceil(H/s), ceil(W/s)) for s = 4, 2, 1, not clamped; `image` is the last.
         """
         check_image_batch(blur, self.in_channels)
+        if prior is not None:
+            check_prior(prior, self.prior, len(blur))
         height, width = blur.shape[-2:]
         padded = pad_to_multiple(blur, STRIDE)
         scales = tuple(
             crop_to(head + padded[:, :3, ::scale, ::scale], height, width, scale)
-            for scale, head in zip(SCALES, self.heads(padded), strict=True)
+            for scale, head in zip(SCALES, self.heads(padded, prior), strict=True)
         )
         return Restoration(scales[-1], scales, ())
 
 
-def mimo_unet(num_res: int = 8, width: int = 32, in_channels: int = 3) -> MIMOUNet:
+def mimo_unet(
+    num_res: int = 8, width: int = 32, in_channels: int = 3, prior: int = 0, offset: float = 0.0
+) -> MIMOUNet:
     """MIMO-UNet: 6,807,171 parameters as published."""
-    return MIMOUNet(num_res, width, in_channels=in_channels)
+    return MIMOUNet(num_res, width, in_channels=in_channels, prior=prior, offset=offset)
 
 
-def mimo_unet_plus(num_res: int = 20, width: int = 32, dropout: float = 0.1, in_channels: int = 3) -> MIMOUNet:
-    """MIMO-UNet+: 16,107,651 parameters as published."""
-    return MIMOUNet(num_res, width, dropout, in_channels=in_channels)
+def mimo_unet_plus(
+    num_res: int = 20,
+    width: int = 32,
+    dropout: float = 0.1,
+    in_channels: int = 3,
+    prior: int = 0,
+    offset: float = 0.0,
+) -> MIMOUNet:
+    """MIMO-UNet+: 16,107,651 parameters as published, 16,222,339 with a prior of 256."""
+    return MIMOUNet(num_res, width, dropout, in_channels=in_channels, prior=prior, offset=offset)

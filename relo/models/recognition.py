@@ -19,6 +19,8 @@ Network = tuple[str, dict[str, Any]]
 _MOST_STAGES = 8  # of a NAFNet; more are counted for nothing
 _RESTORMER_LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 _RESTORMER_EXPANSION = 2.66
+_FFTFORMER_EXPANSION = 3.0
+_BACKBONE = "backbone."
 _KERNELS = ((3, 3, 3), (6, 3, 3))  # of a first convolution; 6 channels are an image and a short exposure
 
 
@@ -38,7 +40,30 @@ def recognise(state: Mapping[str, Tensor]) -> Network | None:
         the range of local pooling or the side of a detector's patches, keeps its default.
     """
     state = without_prefix(state)
-    return _mimo_unet(state) or _nafnet(state) or _restormer(state) or _blur_detector(state)
+    found = _blurdm(state) or _network(state) or _blur_detector(state)
+    # A network that wants a prior is of no use without what makes it.
+    return None if found and "prior" in found[1] else found
+
+
+def _network(state: Mapping[str, Tensor]) -> Network | None:
+    readers = (_mimo_unet, _nafnet, _restormer, _stripformer, _fftformer, _loformer)
+    return next((found for read in readers if (found := read(state))), None)
+
+
+def _blurdm(state: Mapping[str, Tensor]) -> Network | None:
+    """A diffusion beside one of the networks; without the length of its prior, which is always the same."""
+    exposures = _shape(state, "diffusion.alphas", 1)
+    backbone = {
+        name.removeprefix(_BACKBONE): tensor for name, tensor in state.items() if name.startswith(_BACKBONE)
+    }
+    found = _network(backbone)
+    if exposures is None or found is None or not found[1].get("prior"):
+        return None
+    name, options = found
+    kept = {key: value for key, value in options.items() if key != "prior"}
+    if any(key.startswith("sharp_encoder.") for key in state):
+        kept["sharp_encoder"] = True
+    return "blurdm", {"backbone": name, "steps": exposures[0] - 1, **kept}
 
 
 def _mimo_unet(state: Mapping[str, Tensor]) -> Network | None:
@@ -50,6 +75,7 @@ def _mimo_unet(state: Mapping[str, Tensor]) -> Network | None:
     if last[0] == 4:
         return "lbag", options
     options |= _inputs(_shape(state, "feat_extract.0.main.0.weight", 4))
+    options |= _prior(_shape(state, "Decoder.0.kv.weight", 2))
     return ("mimo_unet" if options["num_res"] <= 8 else "mimo_unet_plus"), options
 
 
@@ -97,6 +123,49 @@ def _restormer(state: Mapping[str, Tensor]) -> Network | None:
     }
 
 
+def _stripformer(state: Mapping[str, Tensor]) -> Network | None:
+    first = _shape(state, "encoder.en_layer1_1.0.weight", 4)
+    if first is None or first[1:] != _KERNELS[0]:
+        return None
+    return "stripformer", {
+        "width": first[0],
+        "blocks": _children(state, "Trans_block_"),
+        "decoder_blocks": _children(state, "decoder.de_block_"),
+        **_prior(_shape(state, "Trans_block_1.kv.weight", 2)),
+    }
+
+
+def _fftformer(state: Mapping[str, Tensor]) -> Network | None:
+    first, last = _shape(state, "patch_embed.proj.weight", 4), _shape(state, "output.weight", 4)
+    hidden = _shape(state, "encoder_level1.0.ffn.fft", 5)
+    if first is None or hidden is None or first[1:] != _KERNELS[0] or last != (3, first[0], 3, 3):
+        return None
+    widened = [_shape(state, f"encoder_level{level}.0.ffn.project_in.weight", 4) for level in (1, 2, 3)]
+    return "fftformer", {
+        "dim": first[0],
+        "blocks": [_children(state, f"encoder_level{level}.") for level in (1, 2, 3)],
+        "refinement_blocks": _children(state, "refinement."),
+        "expansion": _expansion(first[0], [shape[0] // 2 for shape in widened if shape], _FFTFORMER_EXPANSION),
+        **_prior(_shape(state, "decoder_level3.0.attn.kv.weight", 2)),
+    }
+
+
+def _loformer(state: Mapping[str, Tensor]) -> Network | None:
+    first, last = _shape(state, "patch_embed.proj.weight", 4), _shape(state, "output.weight", 4)
+    stages = ("encoders.0", "encoders.1", "encoders.2", "middle_blks")
+    heads = [_shape(state, f"{stage}.0.trans1.attn.0.temperature", 3) for stage in stages]
+    if first is None or first[1:] != _KERNELS[0] or last != (3, 2 * first[0], 3, 3) or None in heads:
+        return None
+    return "loformer", {
+        "dim": first[0],
+        "enc_blocks": [_children(state, f"encoders.{stage}.") for stage in range(3)],
+        "middle_blocks": _children(state, "middle_blks."),
+        "dec_blocks": [_children(state, f"decoders.{stage}.") for stage in range(3)],
+        "heads": [shape[0] for shape in heads if shape],
+        **_prior(_shape(state, "decoders.0.0.trans1.attn.0.kv.weight", 2)),
+    }
+
+
 def _blur_detector(state: Mapping[str, Tensor]) -> Network | None:
     first, last = _shape(state, "features.0.conv.weight", 4), _shape(state, "head.2.weight", 2)
     if first is None or last is None or first[1:] != (3, 3, 3) or last[0] != 2:
@@ -109,11 +178,16 @@ def _inputs(first: tuple[int, ...] | None) -> dict[str, int]:
     return {"in_channels": 6} if first and first[1:] == _KERNELS[1] else {}
 
 
-def _expansion(dim: int, hidden: list[int]) -> float:
+def _prior(fusion: tuple[int, ...] | None) -> dict[str, int]:
+    """Option for a network that a prior modulates."""
+    return {"prior": fusion[1]} if fusion else {}
+
+
+def _expansion(dim: int, hidden: list[int], published: float = _RESTORMER_EXPANSION) -> float:
     """Factor that, times the channels of each level and rounded down, gives its hidden channels."""
     channels = [dim << level for level in range(len(hidden))]
-    if all(int(c * _RESTORMER_EXPANSION) == count for c, count in zip(channels, hidden, strict=True)):
-        return _RESTORMER_EXPANSION
+    if all(int(c * published) == count for c, count in zip(channels, hidden, strict=True)):
+        return published
     # The least one, to six decimals: a quotient as it is may be rounded down to one channel too few.
     return math.ceil(1e6 * max(count / c for c, count in zip(channels, hidden, strict=True))) / 1e6
 

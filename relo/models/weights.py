@@ -20,6 +20,8 @@ from relo.errors import TrainingError
 # Published wrappings: {"model": sd}, {"state_dict": {"model": sd}}, {"params": sd}; where a file holds both the
 # moving average and the last weights, the published scores are those of the average.
 WRAPPERS = ("state_dict", "model", "params_ema", "params")
+# Published files of BlurDM hold a network in parts; each has its place in relo's.
+PARTS = {"model_state": "backbone.", "model_dm_state": "diffusion.", "model_le_state": "sharp_encoder."}
 # Left by data-parallel training, and by the trainer that writes last.ckpt. Where that holds averaged weights beside
 # the last ones, the average is what is validated and saved.
 PREFIXES = ("module.", "average.", "model.")
@@ -37,6 +39,15 @@ class WarmStarting(Protocol):
         ...
 
 
+@runtime_checkable
+class Renaming(Protocol):
+    """A network that may be given the weights of a part of it, as `blurdm` those of its backbone."""
+
+    def own_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Bring a state dict to the names of this network, and leave out what it has no use for."""
+        ...
+
+
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:
     """Put published or own weights into `model`, strictly.
 
@@ -46,7 +57,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
         Changed in place, only if everything fits.
     source : path or mapping
         A safetensors or pickled torch file, or a state dict; `model`, `state_dict.model`, `params` and
-        `params_ema` wrappings and a `module.` or `model.` prefix are taken off.
+        `params_ema` wrappings and a `module.` or `model.` prefix are taken off. Of BlurDM's files `model_state`,
+        `model_dm_state` and `model_le_state` are its backbone, diffusion and sharp encoder.
 
     Returns
     -------
@@ -65,6 +77,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     expected = model.state_dict()
     if not state.keys() & expected.keys():  # a network may itself have names that begin so
         state = without_prefix(state)
+    if isinstance(model, Renaming):
+        state = dict(model.own_names(state))
     unusual = next((name for name, tensor in state.items() if not _is_plain(tensor, expected.get(name))), None)
     if unusual:
         raise TrainingError(
@@ -141,6 +155,10 @@ def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
         if opened == len(WRAPPERS):
             raise TrainingError("no state dict inside, only wrappings")
         opened += 1
+        parts = {part: content[part] for part in PARTS if isinstance(content.get(part), Mapping)}
+        if parts:
+            content = _joined(parts)
+            continue
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             keys = ", ".join(map(str, list(content)[:5])) or "none"
@@ -151,6 +169,13 @@ def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
     if strangers:
         raise TrainingError(f"'{strangers[0]}' is not a tensor")
     return state
+
+
+def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One state dict of the parts of BlurDM; a backbone alone keeps its own names."""
+    if parts.keys() == {"model_state"}:
+        return dict(parts["model_state"])
+    return {PARTS[part] + name: value for part in parts for name, value in without_prefix(parts[part]).items()}
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

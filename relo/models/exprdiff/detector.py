@@ -2,7 +2,8 @@
 
 The paper draws convolutions, max-pooling and a small MLP with two logits, and gives no sizes. Those here are our
 own: four stages whose pools reduce a patch of 60 px to one value a channel, with group normalisation, because the
-patches of a photograph are too much alike for the statistics of a batch.
+patches of a photograph are too much alike for the statistics of a batch. Each colour of a patch is standardised
+first: brightness and contrast are no sign of blur.
 
 Convention: patches are numbered row by row; index 1 of two scores is "blurred".
 """
@@ -24,6 +25,7 @@ SMALLEST_PATCH = 8
 _POOLS = (2, 2, 3)  # of the first stages; the last takes the maximum of what is left, 5 x 5 of a patch of 60
 _GROUPS = 8
 _HIDDEN = 64
+_FAINTEST = 0.02  # contrast, as a standard deviation, below which noise is all there is: it is not raised further
 _AT_ONCE = 64  # patches, outside of training: bounds the memory at some 100 MB whatever the size of the image
 
 
@@ -93,6 +95,7 @@ class BlurDetector(nn.Module):
         self.blurred_from = 0.5 if soft_labels else blurred_from
         channels = [3, *(width << stage for stage in range(len(_POOLS) + 1))]
         pools = (*_POOLS, None)
+        self.standardise = nn.InstanceNorm2d(3, eps=_FAINTEST**2)
         self.features = nn.Sequential(*map(_Stage, channels[:-1], channels[1:], pools))
         self.head = nn.Sequential(nn.Linear(channels[-1], _HIDDEN), nn.ReLU(inplace=True), nn.Linear(_HIDDEN, 2))
 
@@ -104,7 +107,7 @@ class BlurDetector(nn.Module):
         rows, columns = (side // self.patch for side in padded.shape[-2:])
         patches = split_patches(padded, self.patch)
         parts = [patches] if self.training else patches.split(_AT_ONCE)
-        scores = torch.cat([self.head(self.features(part - 0.5).flatten(1)) for part in parts])
+        scores = torch.cat([self.head(self.features(self.standardise(part)).flatten(1)) for part in parts])
         scores = scores.view(batch, rows, columns, 2).permute(0, 3, 1, 2)
         mask = decide(scores)
         if self.training:

@@ -1,0 +1,174 @@
+"""The diffusion of BlurDM on latents: from the blurred image's vector to the sharp prior; published names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from relo.models.blurdm.encoder import PRIOR, SLOPE, LatentEncoder
+from relo.models.blurdm.schedule import Schedule, ScheduleForm, make_schedule, step_back
+
+LAYERS = 5  # of an estimator after its first
+MOST_STEPS = 1000  # a damaged number is refused instead of being built for hours
+SEED = 2023  # of the published code
+
+Noise = Tensor | Sequence[Generator] | float | None
+
+
+class LatentDiffusion(nn.Module):
+    """Encodes a blurred image, adds noise, and takes blur and noise away in T steps, without any further draw.
+
+    2,067,776 parameters and, for 256 x 256 px, 4.157 G multiply-adds, nearly all of the encoder: more steps cost
+    nothing. Exposures and noise are buffers, so that weights bring the schedule they were trained with.
+
+    Parameters
+    ----------
+    steps : int
+        T; 5 is published, and more gained nothing there.
+    schedule : {"code", "paper"}
+        See `make_schedule`.
+    noise : float
+        Factor of the noise that the network draws for itself: 1 as published, 0 for none.
+    seed : int
+        Of that noise in evaluation mode, where it is the same for every image: what is restored depends neither on
+        its place in a batch nor on what came before.
+    offset : float
+        Is taken off images first: 0.5 for backbones that are trained on [-0.5, 0.5].
+    """
+
+    alphas: Tensor
+    betas_bar: Tensor
+    own_noise: Tensor
+
+    def __init__(
+        self,
+        steps: int = 5,
+        schedule: ScheduleForm = "code",
+        noise: float = 1.0,
+        seed: int = SEED,
+        offset: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 1 <= steps <= MOST_STEPS:
+            raise ValueError(f"steps must be 1 to {MOST_STEPS}, got {steps}")
+        if not 0 <= noise <= 1:
+            raise ValueError(f"noise must be 0 to 1, got {noise}")
+        self.steps, self.noise, self.offset = steps, noise, offset
+        self.lcr_model = ResidualEstimator(steps)
+        self.noise_model = ResidualEstimator(steps)
+        self.condition_encoder = LatentEncoder(batch_norm=False)
+        alphas, betas_bar = make_schedule(steps, schedule)
+        self.register_buffer("alphas", alphas)
+        self.register_buffer("betas_bar", betas_bar)
+        self.register_buffer("time_stamps_list", torch.arange(steps, 0, -1))  # only kept for published weights
+        # On the CPU, so that every device has the same.
+        drawn = torch.randn(PRIOR, generator=Generator().manual_seed(seed), device="cpu")
+        self.register_buffer("own_noise", noise * drawn, persistent=False)
+
+    def forward(self, blur: Tensor, noise: Noise = None) -> Tensor:
+        """Give the sharp prior.
+
+        Parameters
+        ----------
+        blur : (N, 3, H, W) tensor
+            In [0, 1]; any size.
+        noise : tensor, sequence of Generator or 0, optional
+            (N, 256) unit noise; generators that draw it, one an image; or 0 for none. By default drawn by torch's
+            generator in training, and in evaluation the same for every image.
+
+        Returns
+        -------
+        (N, 256) tensor
+            In training the gradient flows through all steps.
+
+        Raises
+        ------
+        ValueError
+            The images or the noise are not as described.
+        """
+        return self.states(blur, noise)[-1]
+
+    def states(self, blur: Tensor, noise: Noise = None) -> tuple[Tensor, ...]:
+        """Give all states, the noisy blurred one Z_T first and the sharp prior Z_0 last: T + 1 tensors (N, 256)."""
+        return self.states_from(self.encode(blur), noise)
+
+    def encode(self, blur: Tensor) -> Tensor:
+        """Give the latents (N, 256) of blurred images, without noise."""
+        shifted = blur - self.offset if self.offset else blur
+        return self.condition_encoder(shifted, shifted)
+
+    def states_from(self, condition: Tensor, noise: Noise = None) -> tuple[Tensor, ...]:
+        """`states` from what `encode` gives."""
+        schedule = Schedule(self.alphas, self.betas_bar)
+        drawn = self.draw_noise(noise, len(condition)).to(condition)
+        states = [condition + schedule.noise_at(self.steps) * drawn]
+        for t in range(self.steps, 0, -1):
+            time = condition.new_full((len(condition), 1), t)
+            light = self.lcr_model(states[-1], time, condition)
+            unit_noise = self.noise_model(states[-1], time, condition)
+            states.append(step_back(schedule, states[-1], light, unit_noise, t))
+        return tuple(states)
+
+    def draw_noise(self, noise: Noise, count: int) -> Tensor:
+        """Make (count, 256) unit noise of what `forward` may be given."""
+        like = self.own_noise.expand(count, -1)
+        if noise is None:
+            return self.noise * torch.randn_like(like) if self.training else like
+        if isinstance(noise, Tensor):
+            if noise.shape != like.shape:
+                raise ValueError(f"expected {(*like.shape,)} noise, got shape {(*noise.shape,)}")
+            return noise
+        if isinstance(noise, Sequence):
+            if len(noise) != count:
+                raise ValueError(f"expected {count} generators, one an image, got {len(noise)}")
+            drawn = [torch.randn(PRIOR, generator=generator, device=generator.device) for generator in noise]
+            return torch.stack([values.to(like.device) for values in drawn])
+        if noise != 0:
+            raise ValueError(f"noise is a tensor, one generator an image, or 0 for none, got {noise!r}")
+        return torch.zeros_like(like)
+
+
+class ResidualEstimator(nn.Module):
+    """Estimates the light or the noise of a step from the state, the step and the blurred image's vector.
+
+    Linear layers, each followed by LeakyReLU, the last one too; no sum goes around them, in spite of the published
+    name. It starts with the scale that keeps what passes LeakyReLU (He et al. 2015), and from estimates of 0: with
+    torch's own start, noise is hardly told from the latent after hundreds of steps of training.
+
+    Parameters
+    ----------
+    steps : int
+        T, by which the step is divided.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.resmlp = nn.Sequential(*_layer(2 * PRIOR + 1), *(_HiddenLayer() for _ in range(LAYERS)))
+        linear = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
+        for layer in linear:
+            nn.init.kaiming_normal_(layer.weight, SLOPE)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(linear[-1].weight)
+
+    def forward(self, state: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """Map (N, 256), steps (N, 1) from T to 1, and (N, 256) to (N, 256)."""
+        return self.resmlp(torch.cat([condition, time / self.steps, state], dim=1))
+
+
+class _HiddenLayer(nn.Module):
+    """One layer, under the name that it has in published weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resmlp = nn.Sequential(*_layer(PRIOR))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape of (N, 256)."""
+        return self.resmlp(x)
+
+
+def _layer(inputs: int) -> tuple[nn.Module, nn.Module]:
+    return nn.Linear(inputs, PRIOR), nn.LeakyReLU(SLOPE, inplace=True)

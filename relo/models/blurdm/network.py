@@ -1,0 +1,196 @@
+"""BlurDM over a backbone: a network that is told, as one vector, what the sharp image will hold.
+
+The backbone's decoder is modulated by a prior. When a photograph is restored, the diffusion makes it from the
+blurred image. In the first two of three training stages a sharp encoder, which sees the sharp image too, makes the
+prior that the diffusion then learns to match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from relo.errors import ConfigError
+from relo.models.blurdm.diffusion import SEED, LatentDiffusion, Noise
+from relo.models.blurdm.encoder import PRIOR, LatentEncoder
+from relo.models.blurdm.schedule import ScheduleForm
+from relo.models.layers import check_image_batch, crop_to, pad_to_multiple
+from relo.models.restoration import Restoration
+from relo.models.tiles import OVERLAP, restore_in_tiles
+
+
+class Needs(NamedTuple):
+    """What a backbone wants of its surroundings.
+
+    Attributes
+    ----------
+    stride : int
+        Images are padded to multiples of it before the backbone and the diffusion see them [px].
+    offset : float
+        Taken off what both see; relo's own Stripformer does that itself.
+    tile : int
+        Side of the tiles, each with a prior of its own, in which larger images are restored [px]; 0 for none.
+    """
+
+    stride: int
+    offset: float = 0.0
+    tile: int = 0
+
+
+# Of the published code.
+BACKBONES = {
+    "mimo_unet": Needs(8, offset=0.5),
+    "mimo_unet_plus": Needs(8, offset=0.5),
+    "stripformer": Needs(32, offset=0.5),
+    "fftformer": Needs(32),
+    "loformer": Needs(8, tile=384),
+    "loformer_s": Needs(8, tile=384),
+    "loformer_b": Needs(8, tile=384),
+    "loformer_l": Needs(8, tile=384),
+}
+
+
+class BlurDM(nn.Module):
+    """A backbone, the diffusion that makes its prior, and for training the sharp encoder.
+
+    Parameters
+    ----------
+    backbone : torch.nn.Module
+        Built for a prior of 256: `backbone(blur, prior)` gives a `Restoration`.
+    diffusion : LatentDiffusion
+    stride, tile : int
+        See `Needs`.
+    sharp_encoder : bool
+        Whether to have one: in training stages that need it.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, diffusion: LatentDiffusion, stride: int, tile: int, sharp_encoder: bool
+    ) -> None:
+        super().__init__()
+        if tile < 0 or 0 < tile < 2 * OVERLAP:
+            raise ValueError(f"tile must be 0 or at least {2 * OVERLAP} px, got {tile}")
+        self.backbone, self.diffusion = backbone, diffusion
+        self.stride, self.tile = stride, tile
+        self.sharp_encoder = LatentEncoder(batch_norm=True) if sharp_encoder else None
+
+    def forward(self, blur: Tensor, prior: Tensor | None = None, noise: Noise = None) -> Restoration:
+        """Restore a batch of any size.
+
+        Parameters
+        ----------
+        blur : (N, 3, H, W) tensor
+            RGB in [0, 1].
+        prior : (N, 256) tensor, optional
+            By default what the diffusion makes of the padded image: in evaluation mode, where there are tiles, of
+            each tile for itself.
+        noise : optional
+            See `LatentDiffusion.forward`; one draw serves all tiles.
+
+        Returns
+        -------
+        Restoration
+            As the backbone gives it; of tiles, the image alone.
+        """
+        check_image_batch(blur)
+        height, width = blur.shape[-2:]
+        padded = pad_to_multiple(blur, self.stride)
+        if prior is None and not self.training and 0 < self.tile < max(padded.shape[-2:]):
+            drawn = self.diffusion.draw_noise(noise, len(blur))
+            residual = restore_in_tiles(
+                lambda part: self._restored(part, drawn).image - part, padded, self.tile, OVERLAP
+            )
+            return Restoration(crop_to(padded + residual, height, width), (), ())
+        restored = self._restored(padded, noise) if prior is None else self.backbone(padded, prior)
+        return _cropped(restored, height, width)
+
+    def blur_prior(self, blur: Tensor, noise: Noise = None) -> Tensor:
+        """Give the prior (N, 256) that the diffusion makes of blurred images in [0, 1]."""
+        return self.diffusion(pad_to_multiple(blur, self.stride), noise)
+
+    def sharp_prior(self, blur: Tensor, sharp: Tensor) -> Tensor:
+        """Give the prior (N, 256) that the sharp encoder takes from blurred and sharp images in [0, 1].
+
+        Raises
+        ------
+        ValueError
+            There is no sharp encoder.
+        """
+        if self.sharp_encoder is None:
+            raise ValueError("this network was built without sharp encoder: give sharp_encoder=True")
+        offset = self.diffusion.offset
+        return self.sharp_encoder(*(pad_to_multiple(image - offset, self.stride) for image in (blur, sharp)))
+
+    def own_names(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Bring weights of a backbone alone to the names of this network; leave out a sharp encoder it has not."""
+        if state.keys() & self.backbone.state_dict().keys():
+            return {f"backbone.{name}": tensor for name, tensor in state.items()}
+        if self.sharp_encoder is None:
+            return {name: tensor for name, tensor in state.items() if not name.startswith("sharp_encoder.")}
+        return state
+
+    def untrained_names(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Names of what a state dict may lack as a whole: fusion layers, diffusion, sharp encoder."""
+        groups: dict[str, list[str]] = {}
+        for name in self.state_dict():
+            groups.setdefault("kv" if ".kv." in name else name.partition(".")[0], []).append(name)
+        del groups["backbone"]
+        return tuple(name for names in groups.values() if not state.keys() & set(names) for name in names)
+
+    def _restored(self, padded: Tensor, noise: Noise) -> Restoration:
+        return self.backbone(padded, self.diffusion(padded, noise))
+
+
+def blurdm(
+    backbone: str = "mimo_unet_plus",
+    steps: int = 5,
+    schedule: ScheduleForm = "code",
+    noise: float = 1.0,
+    seed: int = SEED,
+    tile: int | None = None,
+    sharp_encoder: bool = False,
+    **options: Any,
+) -> BlurDM:
+    """BlurDM over one of `BACKBONES`, with parameter names as published below `backbone` and `diffusion`.
+
+    Parameters
+    ----------
+    backbone : str
+    steps, schedule, noise, seed
+        Of the diffusion, see `LatentDiffusion`.
+    tile : int, optional
+        See `BlurDM`; by default 384 for LoFormer, as published, and none for the others, for which tiles are an
+        extension.
+    sharp_encoder : bool
+    **options
+        Of the backbone.
+
+    Raises
+    ------
+    ConfigError
+        The backbone or one of its options is unknown.
+    """
+    from relo.models import create_model
+
+    if backbone not in BACKBONES:
+        raise ConfigError(f"blurdm has no backbone '{backbone}'", advice=f"Known: {', '.join(BACKBONES)}.")
+    needs = BACKBONES[backbone]
+    given = {"prior": PRIOR} | ({"offset": needs.offset} if backbone.startswith("mimo") else {})
+    taken = sorted(given.keys() & options.keys())
+    if taken:
+        raise ConfigError(f"blurdm sets '{taken[0]}' of its backbone itself", advice="Leave it away.")
+    if needs.tile:
+        given["tile"] = 0  # tiles are cut here, each with its prior
+    network = create_model(backbone, **given, **options)
+    diffusion = LatentDiffusion(steps, schedule, noise, seed, needs.offset)
+    return BlurDM(network, diffusion, needs.stride, needs.tile if tile is None else tile, sharp_encoder)
+
+
+def _cropped(restored: Restoration, height: int, width: int) -> Restoration:
+    count = len(restored.scales)
+    scales = tuple(
+        crop_to(image, height, width, 1 << (count - 1 - level)) for level, image in enumerate(restored.scales)
+    )
+    return Restoration(scales[-1] if scales else crop_to(restored.image, height, width), scales, restored.masks)
