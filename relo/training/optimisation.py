@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -26,9 +27,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from relo.models import Restoration
 from relo.models.exprdiff.detector import BlurDetection, BlurDetector
 from relo.models.m2aenet.trajectories import TrajectoryForm
+from relo.training.contrastive import ContrastiveLoss
 from relo.training.data import to_float
 from relo.training.detection import detection_loss, with_sharp_frames
 from relo.training.losses import total_loss
+from relo.training.prior_stages import Priors, prior_loss, priors, restored_in_stage
 from relo.training.recipe import Cosine, Recipe
 from relo.training.run.channels_last import guard_group_norms
 from relo.training.run.distributed import Processes
@@ -56,6 +59,9 @@ class RestorationTraining(LightningModule):
         self.model = model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.recipe, self.losses = recipe, losses
         self.trajectory_form: TrajectoryForm = getattr(model, "trajectory_form", "quadratic")
+        # In a list, so that its weights are none of this module's, and in no checkpoint: they are the user's.
+        vgg = recipe.loss.vgg
+        self.contrastive = [ContrastiveLoss.from_file(Path(vgg))] if recipe.loss.contrastive and vgg else []
         # Not torch's AveragedModel, which asks the device for its count, and so waits for it, at every step.
         self.average = deepcopy(self.model).requires_grad_(False).eval() if recipe.ema else None
         if recipe.compile:
@@ -82,7 +88,12 @@ class RestorationTraining(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002
         """Loss of one batch."""
-        found = self.model(batch["blur"].contiguous(memory_format=self.memory_format))
+        blur = batch["blur"].contiguous(memory_format=self.memory_format)
+        prior = self.recipe.prior
+        if prior.stage == "diffuse":
+            found: Any = priors(self.model, blur, batch["sharp"], prior.draws)
+        else:
+            found = restored_in_stage(self.model, prior.stage, blur, batch["sharp"])
         # The Fourier and SSIM terms need single precision whatever the network runs in.
         with torch.autocast(self.device.type, enabled=False):
             terms = self._terms(found.to(torch.float32), batch)
@@ -94,8 +105,16 @@ class RestorationTraining(LightningModule):
         """What the network gave, and the batch, to the terms of the loss and their sum "total"."""
         if isinstance(self.model, BlurDetector):
             return detection_loss(self.model, found, batch["mask"])
+        if isinstance(found, Priors):
+            return prior_loss(found, self.recipe.prior)
         return total_loss(
-            found, batch["sharp"], batch["mask"], self.recipe.loss, batch["blur"][:, :3], self.trajectory_form
+            found,
+            batch["sharp"],
+            batch["mask"],
+            self.recipe.loss,
+            batch["blur"][:, :3],
+            self.trajectory_form,
+            self.contrastive[0].to(self.device) if self.contrastive else None,
         )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -109,12 +128,16 @@ class RestorationTraining(LightningModule):
 
     @contextmanager
     def restoring(self) -> Iterator[Any]:
-        """Give a function that runs a batch of one as validation wants it: no dropout or noise, not compiled."""
+        """Give a function that runs a batch of one as validation wants it: no dropout or noise, not compiled.
+
+        It is told blurred and sharp image, because in one of its stages a `BlurDM` restores with the help of both.
+        """
         model, training = self.best_known, self.best_known.training
 
-        def restore(blur: Tensor) -> Restoration | BlurDetection:
+        def restore(blur: Tensor, sharp: Tensor) -> Restoration | BlurDetection:
             with self.trainer.precision_plugin.forward_context():
-                return model(blur.contiguous(memory_format=self.memory_format))
+                blur = blur.contiguous(memory_format=self.memory_format)
+                return restored_in_stage(model, self.recipe.prior.stage, blur, sharp)
 
         # Each size of image would be compiled anew.
         stance = torch.compiler.set_stance("force_eager") if self.recipe.compile else nullcontext()
@@ -126,17 +149,28 @@ class RestorationTraining(LightningModule):
             model.train(training)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, which without weight decay is Adam, its rate decayed by steps or along a cosine."""
+        """AdamW, which without weight decay is Adam; its rate may rise first, then falls by steps or a cosine."""
         recipe = self.recipe
         optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
         )
         scheduler: lr_scheduler.LRScheduler
-        if recipe.cosine:
-            scheduler = lr_scheduler.LambdaLR(optimizer, partial(cosine_factor, recipe.cosine, recipe.lr))
-        else:
+        if recipe.cosine or recipe.warmup:
+            scheduler = lr_scheduler.LambdaLR(optimizer, partial(rate_factor, recipe))
+        else:  # the same rate, but this is what the checkpoints of runs from before `warmup` hold
             scheduler = lr_scheduler.MultiStepLR(optimizer, list(recipe.milestones), recipe.gamma)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def rate_factor(recipe: Recipe, step: int) -> float:
+    """Learning rate after `step` steps as a share of `recipe.lr`: a function of the step alone.
+
+    In the first `warmup` steps it is 1, 2, … of `warmup + 1` parts of what it would be without.
+    """
+    rise = min((step + 1) / (recipe.warmup + 1), 1.0)
+    if recipe.cosine:
+        return rise * cosine_factor(recipe.cosine, recipe.lr, step)
+    return rise * recipe.gamma ** bisect_right(recipe.milestones, step)
 
 
 def cosine_factor(cosine: Cosine, lr: float, step: int) -> float:

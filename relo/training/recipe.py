@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from relo.config import Config, apply_overrides, build_config, read_yaml
+from relo.config import Config, apply_overrides, build_config, merged, read_yaml
 from relo.errors import ConfigError
 from relo.models import model_info
 
@@ -54,10 +54,17 @@ class LossWeights(Config):
 
     Attributes
     ----------
-    l1, ssim, msfr, psnr : float
+    l1, ssim, msfr, psnr, charbonnier, edge : float
         Image terms, summed over the output scales. `psnr` is NAFNet's, in dB and negative.
-    msfr_form : {"modulus", "real_imag", "windows"}
-        LBAG's, MIMO-UNet's or LMD-ViT's form of the frequency term.
+    msfr_form : {"modulus", "real_imag", "windows", "charbonnier", "charbonnier_height"}
+        Form of the frequency term: that of LBAG and LoFormer, of MIMO-UNet and FFTformer, of LMD-ViT; or BlurDM's,
+        as it is meant, or with the transform along the height alone that its public code computes.
+    contrastive : float
+        Stripformer's term at full size, see `relo.training.contrastive`; needs `vgg`.
+    vgg : str, optional
+        File with the weights of VGG19 as torchvision publishes them, for the contrastive term.
+    clip_output : bool
+        Whether restored images are clamped to [0, 1] before the image terms and the contrastive one, as in BlurDM.
     mask : float
         Mask term lambda_g: 0.1 in the public configuration, 0.01 in the paper.
     shift_invariant : bool
@@ -78,7 +85,12 @@ class LossWeights(Config):
     ssim: float = Field(default=1.0, ge=0)
     msfr: float = Field(default=0.1, ge=0)
     psnr: float = Field(default=0.0, ge=0)
-    msfr_form: Literal["modulus", "real_imag", "windows"] = "modulus"
+    charbonnier: float = Field(default=0.0, ge=0)
+    edge: float = Field(default=0.0, ge=0)
+    msfr_form: Literal["modulus", "real_imag", "windows", "charbonnier", "charbonnier_height"] = "modulus"
+    contrastive: float = Field(default=0.0, ge=0)
+    vgg: str | None = None
+    clip_output: bool = False
     mask: float = Field(default=0.1, ge=0)
     shift_invariant: bool = True
     mask_ce: float = Field(default=0.0, ge=0)
@@ -86,6 +98,49 @@ class LossWeights(Config):
     reblur: float = Field(default=0.0, ge=0)
     reblur_form: Literal["mean", "pooled"] = "mean"
     tv: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> LossWeights:
+        if self.contrastive and not self.vgg:
+            raise ValueError("the contrastive term needs loss.vgg, a file with the weights of VGG19")
+        return self
+
+
+PriorStage = Literal["encode", "diffuse", "restore"]
+
+
+class PriorTraining(Config):
+    """What of a `blurdm` is trained, see `relo.training.prior_stages`; other networks have just "restore".
+
+    Attributes
+    ----------
+    stage : {"encode", "diffuse", "restore"}
+        "encode": backbone and sharp encoder, which makes the prior from the blurred and the sharp image. "diffuse":
+        the diffusion, towards the sharp encoder's prior. "restore": backbone and diffusion.
+    loss : {"charbonnier", "l1"}
+        Difference of the priors in "diffuse": as in the public code, or as in the paper.
+    draws : int
+        Draws of noise for each patch in "diffuse": 1 as published. What tells noise from the latent costs little
+        next to the encoder, and learns little from one draw a step.
+    """
+
+    stage: PriorStage = "restore"
+    loss: Literal["charbonnier", "l1"] = "charbonnier"
+    draws: int = Field(default=1, ge=1, le=4096)
+
+
+class Stages(Config):
+    """A run that trains a `blurdm` in three stages: what each of them sets otherwise than the rest of the recipe.
+
+    Attributes
+    ----------
+    encode, diffuse, restore : dict
+        Settings of `Recipe`, such as `steps`; see `PriorTraining`.
+    """
+
+    encode: dict[str, Any] = Field(default_factory=dict)
+    diffuse: dict[str, Any] = Field(default_factory=dict)
+    restore: dict[str, Any] = Field(default_factory=dict)
 
 
 class Cosine(Config):
@@ -172,12 +227,17 @@ class Recipe(Config):
     gamma : float
     cosine : Cosine, optional
         Another fall of the learning rate; `milestones` must then be empty.
+    warmup : int
+        Number of first steps in which the learning rate rises linearly from near 0, whatever its fall.
     clip : float
         Largest norm of the gradient of all parameters together, to which a larger one is scaled down; 0 for none.
     ema : float
         Decay of the exponential moving average of the weights, for example 0.999: the average starts from the
         initial weights and is validated and saved in place of the weights; 0 for none.
     loss : LossWeights
+    prior : PriorTraining
+    stages : Stages, optional
+        Train in three stages, one after the other.
     bapc : float
         Probability that a patch is centred on a blurred pixel.
     bapc_form : {"clean", "published"}
@@ -227,9 +287,12 @@ class Recipe(Config):
     milestones: tuple[int, ...] = (100_000, 200_000, 300_000, 400_000, 500_000, 600_000)
     gamma: float = Field(default=0.5, gt=0, le=1)
     cosine: Cosine | None = None
+    warmup: int = Field(default=0, ge=0)
     clip: float = Field(default=0.0, ge=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     loss: LossWeights = LossWeights()
+    prior: PriorTraining = PriorTraining()
+    stages: Stages | None = None
     bapc: float = Field(default=0.5, ge=0, le=1)
     bapc_form: Literal["clean", "published"] = "clean"
     hflip: float = Field(default=0.5, ge=0, le=1)
@@ -268,7 +331,22 @@ class Recipe(Config):
             raise ValueError(f"cosine.lr_min must not be above lr, {self.lr}")
         if sum(source.exact_share for source in self.sources) >= 1:
             raise ValueError("the shares of the sources must sum to less than 1: the rest is that of SRC")
+        if self.model.name != "blurdm" and (self.stages or self.prior.stage != "restore"):
+            raise ValueError(f"stages are for model.name=blurdm, not {self.model.name}")
+        self.in_stages()  # refuses settings that a stage cannot have
         return self
+
+    def in_stages(self) -> dict[PriorStage, Recipe]:
+        """One recipe a stage, in order; a recipe without stages has itself alone."""
+        if not self.stages:
+            return {self.prior.stage: self}
+        common = self.model_dump(mode="json", exclude={"stages"})
+        recipes: dict[PriorStage, Recipe] = {}
+        for stage in get_args(PriorStage):
+            own = {"prior": {"stage": stage}, "model": {"options": {"sharp_encoder": stage != "restore"}}}
+            settings = merged(merged(common, getattr(self.stages, stage)), own)
+            recipes[stage] = build_config(Recipe, settings, f"stage {stage}")
+        return recipes
 
     @property
     def takes_short(self) -> bool:
@@ -328,7 +406,8 @@ def recipe_yaml(recipe: Recipe) -> str:
 def what_changes_the_result(recipe: Recipe) -> dict[str, Any]:
     """Return the settings that a resumed run must share with the run it continues.
 
-    Where the sources lie is none of them: what they hold is compared by their fingerprints.
+    Where the sources lie is none of them: what they hold is compared by their fingerprints. Nor is where the
+    weights of VGG19 lie, of which there is one kind.
     """
-    settings = recipe.model_dump(mode="json", exclude={"sources": {"__all__": {"path"}}})
+    settings = recipe.model_dump(mode="json", exclude={"sources": {"__all__": {"path"}}, "loss": {"vgg"}})
     return {key: value for key, value in settings.items() if key not in RUN_ONLY}

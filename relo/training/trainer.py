@@ -3,7 +3,8 @@
 A run folder holds `recipe.yaml` (every setting), `run.json` (dataset, scenes, versions), `metrics.jsonl` (one line
 per logged step and per validation), `tensorboard` (the same, to look at), `samples` (pictures of each validation),
 `last.ckpt` (for resuming), `model.safetensors` (weights of the last step) and `best.safetensors` (weights of the
-best validation).
+best validation). A run in stages has a folder of this kind for each stage but the last, whose files lie in the run
+folder itself, and `stages.yaml`, the recipe of them all.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from relo import __version__
-from relo.atomic import write_text, writing_to
+from relo.atomic import file_sha256, write_text, writing_to
 from relo.errors import ConfigError, MissingExtraError, ReloError, TrainingError
 from relo.locks import locked
 from relo.models import create_model, load_weights
@@ -34,13 +35,14 @@ from relo.parallel import reuse_freed_memory
 from relo.resources import usable_cores
 from relo.shards import Dataset
 from relo.shards.memory import in_memory
-from relo.training.checkpoint import BEST_NAME, FILE_NAME
+from relo.training.checkpoint import BEST_NAME, FILE_NAME, find_weights
 from relo.training.data import EndlessBatches, Item, Patches, WholeImages, hold_out_scenes
 from relo.training.mixture import Mixture
 from relo.training.order import Groups
+from relo.training.prior_stages import parts_of, train_only_parts_of
 from relo.training.recipe import Recipe, recipe_yaml
 from relo.training.run.distributed import Processes
-from relo.training.run.files import LAST, RECIPE, RUN, claim, resume_step, weights_file
+from relo.training.run.files import LAST, RECIPE, RUN, STAGES, claim, resume_step, weights_file
 from relo.training.sources import combine, describe, open_sources, training_split
 
 if TYPE_CHECKING:
@@ -62,10 +64,10 @@ class TrainingResult:
     best : Path or None
         Its best.safetensors: weights of the best validation; None if there was none.
     steps : int
-        Optimiser steps in all, those before a resume included.
+        Optimiser steps in all, those before a resume and those of all stages included.
     steps_per_second : float
-        Of the training steps of this call, loading of patches included; start-up, first step, validation and saving
-        are not. NaN if fewer than two steps were left to do.
+        Of the training steps of this call, of the last stage, loading of patches included; start-up, first step,
+        validation and saving are not. NaN if fewer than two steps were left to do.
     loss : float
         Mean loss of the last logged interval; NaN if nothing was left to do.
     validation : dict of str to float
@@ -101,6 +103,9 @@ def train(
     Started by `torchrun`, all its processes train one model: they share out each batch and each validation, and the
     first one alone writes and reports. The patches of a step do not depend on how many there are.
 
+    A recipe with `stages` is trained stage by stage, each from the best weights of the one before. Stages that are
+    done are left alone when the run is resumed.
+
     Parameters
     ----------
     recipe : Recipe
@@ -132,7 +137,8 @@ def train(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "train")
     processes, device = Processes.of_torchrun(), _device(recipe)
-    for batch in recipe.batches:
+    stages = recipe.in_stages()
+    for batch in (batch for own in stages.values() for batch in own.batches):
         if batch % processes.size:
             raise ConfigError(
                 f"a batch of {batch} cannot be shared out equally among {processes.size} processes",
@@ -140,7 +146,45 @@ def train(
                 f"{' and such batches in `progressive`' if recipe.progressive else ''}.",
             )
     with processes.connected(device), torch.random.fork_rng(devices=[]), _cpu_threads(recipe.threads):
-        return _train(recipe, src, Path(out), resume, progress, processes, device)
+        if not recipe.stages:
+            return _train(recipe, src, Path(out), resume, progress, processes, device)
+        return _train_in_stages(recipe, src, Path(out), resume, progress, processes, device)
+
+
+def _train_in_stages(
+    recipe: Recipe,
+    src: str | Path,
+    out: Path,
+    resume: bool,
+    progress: Callable[[int, int, str], None] | None,
+    processes: Processes,
+    device: str,
+) -> TrainingResult:
+    """Train stage by stage; the last one in `out` itself, so that it stands for the run."""
+    stages = recipe.in_stages()
+    *earlier, last = stages
+    folders = {stage: out / stage for stage in earlier} | {last: out}
+    total = sum(own.steps for own in stages.values())
+
+    def begin() -> None:
+        if not resume:
+            for folder in folders.values():
+                claim(folder)
+        with writing_to(out, "Give a folder that can be written (-o)."):
+            write_text(out / STAGES, recipe_yaml(recipe))
+
+    processes.by_first(begin)
+    done, notes, before = 0, [], None
+    for number, (stage, own) in enumerate(stages.items(), 1):
+
+        def shown(steps: int, _: int, loss: str, done: int = done, name: str = f"{stage} {number}/3") -> None:
+            if progress:
+                progress(done + steps, total, f"{name} {loss}".strip())
+
+        result = _train(own, src, folders[stage], resume, shown, processes, device, before)
+        notes += [f"stage {stage}: {note}" for note in result.notes]
+        before, done = folders[stage], done + own.steps
+    return replace(result, steps=done, notes=tuple(notes))
 
 
 def _train(
@@ -151,6 +195,7 @@ def _train(
     progress: Callable[[int, int, str], None] | None,
     processes: Processes,
     device: str,
+    stage_before: Path | None = None,
 ) -> TrainingResult:
     from relo.training.optimisation import RestorationTraining, lightning_trainer
     from relo.training.run.folder import RunFolder
@@ -164,14 +209,17 @@ def _train(
     if recipe.cache_gb:
         pairs = replace(pairs, dataset=in_memory(pairs.dataset, int(recipe.cache_gb * 1e9)))
     patches = Patches(pairs.dataset, recipe, pairs.all_blurred)
-    model, untrained = _network(recipe, started=resume and (out / LAST).is_file())
+    start_from = stage_before or recipe.model.weights
+    model, untrained = _network(recipe, start_from, started=resume and (out / LAST).is_file())
+    train_only_parts_of(model, recipe.prior.stage)
+    notes += _parts_in_words(model)
     notes += [f"{untrained} tensors are not in the given weights and start untrained"] * bool(untrained)
     with ExitStack() as stack:
 
         def begin() -> tuple[dict[str, Any], int]:
             with writing_to(out, "Give a folder that can be written (-o)."):
                 stack.enter_context(locked(out))
-            record = _record(part, held_out, dataset, others, recipe)
+            record = _record(part, held_out, dataset, others, recipe, model, stage_before)
             return record, resume_step(out, recipe, record) if resume else claim(out)
 
         record, start = processes.by_first(begin)
@@ -214,13 +262,24 @@ def _train(
         return _result(out, recipe.steps, notes, folder.steps_per_second, folder.loss, folder.validation)
 
 
-def _network(recipe: Recipe, *, started: bool) -> tuple[nn.Module, int]:
+def _network(recipe: Recipe, start_from: str | Path | None, *, started: bool) -> tuple[nn.Module, int]:
     """The network at its start, and how many tensors the given weights lack; a started run has its own weights."""
     torch.manual_seed(recipe.seed)
     model = create_model(recipe.model.name, **recipe.model.options)
-    if started or not recipe.model.weights:
+    if started or not start_from:
         return model, 0
-    return model, len(load_weights(model, weights_file(recipe.model.weights)))
+    return model, len(load_weights(model, weights_file(start_from)))
+
+
+def _parts_in_words(model: nn.Module) -> list[str]:
+    """What is trained and what frozen, where that is not the whole network."""
+    trained, frozen = (
+        ", ".join(
+            f"{name} ({counts[state] / 1e6:.2f} M)" for name, counts in parts_of(model).items() if counts[state]
+        )
+        for state in ("trained", "frozen")
+    )
+    return [f"trained: {trained}; frozen: {frozen or 'nothing'}"] if trained else []
 
 
 def _result(
@@ -297,6 +356,8 @@ def _unused_terms(recipe: Recipe, losses: LossLog) -> list[str]:
         "mask": "the network predicts no masks",
         **dict.fromkeys(("mask_ce", "reblur", "tv"), "the network gives no motion in training"),
     }
+    if recipe.prior.stage == "diffuse":
+        return []  # compares priors; the terms are those of the stages before and after it
     if "patch_ce" in losses.terms:
         given = dict.fromkeys(("l1", "ssim", "msfr", "psnr", *given), "a blur detector has a loss of its own")
     return [
@@ -307,10 +368,19 @@ def _unused_terms(recipe: Recipe, losses: LossLog) -> list[str]:
 
 
 def _record(
-    part: Dataset, held_out: Dataset | None, dataset: Dataset, others: Sequence[Dataset], recipe: Recipe
+    part: Dataset,
+    held_out: Dataset | None,
+    dataset: Dataset,
+    others: Sequence[Dataset],
+    recipe: Recipe,
+    model: nn.Module,
+    stage_before: Path | None,
 ) -> dict[str, Any]:
     """What run.json tells."""
-    return {
+    staged: dict[str, Any] = {"parts": parts_of(model)} if parts_of(model) else {}
+    if stage_before:
+        staged["started_from"] = file_sha256(find_weights(stage_before))
+    return staged | {
         "dataset": describe(dataset),
         "train_scenes": part.scenes,
         "validation_scenes": held_out.scenes if held_out else [],

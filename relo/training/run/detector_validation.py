@@ -24,7 +24,7 @@ class _Row(NamedTuple):
 
 
 def validate_detector(
-    detect: Callable[[torch.Tensor], BlurDetection],
+    detect: Callable[[torch.Tensor, torch.Tensor], BlurDetection],
     detector: BlurDetector,
     images: WholeImages,
     device: torch.device,
@@ -35,7 +35,8 @@ def validate_detector(
     Parameters
     ----------
     detect : callable
-        Maps the `blur` of an item, as a batch of one on `device`, to what `detector` finds.
+        Maps the `blur` and the `sharp` of an item, as batches of one on `device`, to what `detector` finds in the
+        first.
     detector : BlurDetector
         Tells what counts as blurred.
     images : WholeImages
@@ -53,9 +54,9 @@ def validate_detector(
     rows = []
     for position in range(processes.rank, len(images), processes.size):
         item = images[position]
-        blur, mask = (item[name][None].to(device) for name in ("blur", "mask"))
+        blur, sharp, mask = (item[name][None].to(device) for name in ("blur", "sharp", "mask"))
         with torch.no_grad():
-            found = detect(blur)
+            found = detect(blur, sharp)
         picture = None
         if position in pictured:
             shown = [tensor[0].float().permute(1, 2, 0).cpu().numpy() for tensor in (blur, found.mask, mask)]

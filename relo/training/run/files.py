@@ -13,6 +13,7 @@ from relo.training.checkpoint import BEST_NAME, FILE_NAME, find_weights
 from relo.training.recipe import Recipe, list_recipes, what_changes_the_result
 
 RECIPE = "recipe.yaml"
+STAGES = "stages.yaml"  # of a run in several stages, whose folders hold the recipe of each
 RUN = "run.json"
 LAST = "last.ckpt"
 METRICS = "metrics.jsonl"
@@ -78,7 +79,8 @@ def resume_step(out: Path, recipe: Recipe, record: dict[str, Any]) -> int:
             advice="Resume with the settings in its recipe.yaml, or give another folder (-o).",
         )
     try:
-        trained_on = _fingerprints(json.loads((out / RUN).read_text(encoding="utf-8")))
+        earlier = json.loads((out / RUN).read_text(encoding="utf-8"))
+        trained_on = _fingerprints(earlier)
         step = _steps_of(out / LAST)
     # A damaged checkpoint can fail in any way its bytes happen to spell; nothing of it is executed.
     except Exception as error:
@@ -91,12 +93,18 @@ def resume_step(out: Path, recipe: Recipe, record: dict[str, Any]) -> int:
             file=out,
             advice="Give the same dataset, or another folder (-o).",
         )
+    if earlier.get("started_from") != record.get("started_from"):
+        raise TrainingError(
+            "was started from other weights than the stage before it has now",
+            file=out,
+            advice="Remove the folder to train this stage anew, or give another folder (-o).",
+        )
     if step < recipe.steps:
         _drop_lines(out / METRICS, step)
     return step
 
 
-def weights_file(source: str) -> Path:
+def weights_file(source: str | Path) -> Path:
     """Return the file of weights to start from; of a run folder its best weights, else its last.
 
     Raises

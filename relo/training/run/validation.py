@@ -47,7 +47,7 @@ class _Row(NamedTuple):
 
 
 def validate(
-    restore: Callable[[torch.Tensor], Restoration],
+    restore: Callable[[torch.Tensor, torch.Tensor], Restoration],
     images: WholeImages,
     device: torch.device,
     processes: Processes,
@@ -57,7 +57,7 @@ def validate(
     Parameters
     ----------
     restore : callable
-        Maps the `blur` of an item, as a batch of one on `device`, to a `Restoration`.
+        Maps the `blur` and the `sharp` of an item, as batches of one on `device`, to a `Restoration`.
     images : WholeImages
         At least one.
     device : torch.device
@@ -69,7 +69,7 @@ def validate(
         item = images[position]
         blur, sharp, mask = (item[name][None].to(device) for name in ("blur", "sharp", "mask"))
         with torch.no_grad():
-            restored = restore(blur)
+            restored = restore(blur, sharp)
         blur = blur[:, :3]
         image = restored.image.float()
         quality = {

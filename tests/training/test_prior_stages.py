@@ -1,0 +1,209 @@
+"""BlurDM in three stages: what each trains and keeps, the losses, resuming in any of them, what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from relo.errors import ConfigError, TrainingError
+from relo.models import create_model
+from relo.training import evaluate, load_checkpoint, load_recipe, train
+from relo.training.prior_stages import Priors, parts_of, prior_loss, priors, train_only_parts_of
+from relo.training.recipe import PriorTraining
+from relo.training.run.folder import RunFolder
+
+BACKBONES = {
+    "mimo_unet_plus": "num_res: 1, width: 4",
+    "stripformer": "width: 16, blocks: 2, decoder_blocks: 2",
+    "fftformer": "dim: 4, blocks: [1, 1, 1], refinement_blocks: 1",
+    "loformer_s": "dim: 8, enc_blocks: [1, 1, 1], middle_blocks: 1, dec_blocks: [1, 1, 1]",
+}
+STEPS = {"encode": 4, "diffuse": 5, "restore": 3}
+
+
+def recipe_of(backbone="mimo_unet_plus", steps=STEPS, *overrides):
+    common = ("crop=16", "batch=2", "val_every=4", "log_every=2", "checkpoint_every=1000", "val_images=2")
+    return load_recipe(
+        f"blurdm_{backbone}-tiny",
+        [
+            f"model.options={{backbone: {backbone}, {BACKBONES[backbone]}}}",
+            *common,
+            *(f"stages.{stage}={{steps: {count}}}" for stage, count in steps.items()),
+            *overrides,
+        ],
+    )
+
+
+def lines(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def straight(dataset_dir, tmp_path_factory):
+    seen = []
+    run = tmp_path_factory.mktemp("runs") / "straight"
+    result = train(recipe_of(), dataset_dir, run, progress=lambda *args: seen.append(args))
+    return result, seen
+
+
+def parts(path):
+    """Tensors of a file, part by part."""
+    grouped = {}
+    for name, tensor in load_file(path).items():
+        grouped.setdefault(name.partition(".")[0], {})[name] = tensor
+    return grouped
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_stages_follow_each_other(straight):
+    result, seen = straight
+    run = result.run
+    assert result.steps == 12
+    assert [args[:2] for args in seen] == [(step, 12) for step in range(1, 13)]
+    assert [args[2].split()[0] for args in seen] == ["encode"] * 4 + ["diffuse"] * 5 + ["restore"] * 3
+    logged = [{key for line in lines(folder) for key in line} for folder in (run / "encode", run / "diffuse", run)]
+    assert [("charbonnier" in keys, "prior" in keys) for keys in logged] == [
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
+    assert all("validation" in keys for keys in logged)
+    assert load_recipe(run / "stages.yaml") == recipe_of()
+    words = [note for note in result.notes if "trained:" in note]
+    assert len(words) == 3
+    assert "diffusion" not in words[0].partition("frozen")[0]
+    assert "trained: diffusion (2.07 M); frozen: backbone" in words[1]
+    assert words[2].endswith("frozen: nothing")
+
+
+def test_each_stage_trains_its_parts_alone_from_the_best_of_the_one_before(straight):
+    run = straight[0].run
+    encoded, diffused, restored = (parts(run / name / "model.safetensors") for name in ("encode", "diffuse", "."))
+    options = load_checkpoint(run / "encode" / "model.safetensors").options
+    torch.manual_seed(0)
+    fresh = create_model("blurdm", **options).state_dict()
+    assert all(torch.equal(fresh[name], tensor) for name, tensor in encoded["diffusion"].items())
+    assert any(not torch.equal(fresh[name], tensor) for name, tensor in encoded["sharp_encoder"].items())
+    best = parts(run / "encode" / "best.safetensors")
+    for part in ("backbone", "sharp_encoder"):  # with the statistics of batch normalisation
+        assert same(best[part], diffused[part])
+    assert not same(best["diffusion"], diffused["diffusion"])
+    assert restored.keys() == {"backbone", "diffusion"}
+    assert not same(restored["backbone"], diffused["backbone"])
+    record = json.loads((run / "diffuse" / "run.json").read_text())
+    assert record["parts"]["backbone"]["trained"] == 0 < record["parts"]["diffusion"]["trained"]
+    assert record["started_from"] != json.loads((run / "run.json").read_text())["started_from"]
+
+
+def test_the_run_stands_for_its_last_stage(straight, dataset_dir):
+    checkpoint = load_checkpoint(straight[0].run)
+    assert checkpoint.name == "blurdm"
+    assert checkpoint.options["sharp_encoder"] is False
+    assert len(evaluate(straight[0].run, dataset_dir).rows) == 3
+
+
+@pytest.mark.parametrize(
+    "stopped", [{"encode": 2}, {"diffuse": 2}, {"restore": 1}], ids=lambda stopped: next(iter(stopped))
+)
+def test_resumed_in_any_stage_it_equals_the_straight_run(stopped, straight, dataset_dir, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    (stage, at), plain = next(iter(stopped.items())), RunFolder.on_train_batch_end
+
+    def interrupt(self, trainer, *args):
+        if self.recipe.prior.stage == stage and trainer.global_step == at:
+            self._interrupted = True
+        plain(self, trainer, *args)
+
+    monkeypatch.setattr(RunFolder, "on_train_batch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe_of(), dataset_dir, run)
+    monkeypatch.undo()
+    assert (run / "restore").exists() is False
+    resumed = train(recipe_of(), dataset_dir, run, resume=True)
+    assert resumed.steps == 12
+    for name in ("encode", "diffuse", "."):
+        for file in ("model.safetensors", "best.safetensors", "metrics.jsonl"):
+            assert (run / name / file).read_bytes() == (straight[0].run / name / file).read_bytes()
+    again = train(recipe_of(), dataset_dir, run, resume=True)
+    assert sum("nothing to do" in note for note in again.notes) == 3
+
+
+def test_another_start_is_noticed(straight, dataset_dir, tmp_path):
+    run = tmp_path / "run"
+    train(recipe_of(), dataset_dir, run)
+    train(recipe_of(steps=STEPS | {"encode": 8}).in_stages()["encode"], dataset_dir, run / "encode", resume=True)
+    if (run / "encode" / "best.safetensors").read_bytes() == (
+        straight[0].run / "encode" / "best.safetensors"
+    ).read_bytes():
+        pytest.skip("four more steps were no better")
+    with pytest.raises(TrainingError, match="other weights than the stage before"):
+        train(recipe_of(steps=STEPS | {"encode": 8}), dataset_dir, run, resume=True)
+
+
+def test_a_finished_run_is_not_overwritten(straight, dataset_dir):
+    with pytest.raises(TrainingError, match="holds a training run already"):
+        train(recipe_of(), dataset_dir, straight[0].run)
+
+
+@pytest.mark.parametrize("backbone", sorted(BACKBONES.keys() - {"mimo_unet_plus"}))
+def test_the_other_backbones(backbone, dataset_dir, tmp_path):
+    result = train(recipe_of(backbone, {"encode": 1, "diffuse": 1, "restore": 1}), dataset_dir, tmp_path / "run")
+    assert result.steps == 3
+    assert load_checkpoint(result.run).options["backbone"] == backbone
+
+
+def test_diffusing_lowers_its_loss_by_half_in_300_steps():
+    torch.manual_seed(0)
+    model = create_model("blurdm", num_res=1, width=4, sharp_encoder=True).train()
+    train_only_parts_of(model, "diffuse")
+    blur, sharp = torch.rand(2, 2, 3, 16, 16)
+    settings = recipe_of().in_stages()["diffuse"]
+    optimizer = torch.optim.Adam(model.diffusion.parameters(), settings.lr)
+    losses = []
+    for _ in range(300):
+        loss = prior_loss(priors(model, blur, sharp, draws=32), settings.prior)["total"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) / 10 < 0.5 * losses[0]
+
+
+def test_prior_losses_written_out():
+    first, second = torch.randn(2, 3, 256, generator=torch.Generator().manual_seed(0))
+    found = Priors(first, second)
+    difference = (first - second).numpy().astype(float)
+    l1 = prior_loss(found, PriorTraining(stage="diffuse", loss="l1"))
+    assert float(l1["total"]) == pytest.approx(abs(difference).mean(), rel=1e-6)
+    charbonnier = prior_loss(found, PriorTraining(stage="diffuse"))
+    assert float(charbonnier["prior"]) == pytest.approx(((difference**2 + 1e-6) ** 0.5).mean(), rel=1e-6)
+
+
+def test_parts():
+    model = create_model("blurdm", num_res=1, width=4, sharp_encoder=True)
+    for stage, trained in (
+        ("encode", {"backbone", "sharp_encoder"}),
+        ("diffuse", {"diffusion"}),
+        ("restore", {"backbone", "diffusion"}),
+    ):
+        train_only_parts_of(model, stage)
+        assert {name for name, counts in parts_of(model).items() if counts["trained"]} == trained
+    assert parts_of(create_model("mimo_unet", num_res=1, width=4)) == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model={name: lbag}"], "stages are for model.name=blurdm"),
+        (["stages.diffuse.stepps=3"], "unknown key 'stepps'"),
+        (["stages.dream.steps=3"], "unknown key 'stages.dream'"),
+        (["stages.encode.crop=10"], "crop must be a multiple of 4"),
+    ],
+)
+def test_wrong_recipes_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("blurdm_mimo_unet_plus-tiny", overrides)
