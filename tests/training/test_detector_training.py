@@ -91,6 +91,17 @@ def test_six_steps_and_four_more_are_ten_bit_for_bit(settings, halves, tmp_path)
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_run_of_before_there_was_a_warmup_goes_on(halves, tmp_path):
+    run = tmp_path / "run"
+    train(recipe_of("steps=2", "warmup=0"), halves, run)
+    text = (run / "recipe.yaml").read_text()
+    assert "warmup: 0\n" in text
+    (run / "recipe.yaml").write_text(text.replace("warmup: 0\n", ""))
+    with pytest.raises(TrainingError, match="warmup"):
+        train(recipe_of("steps=3", "warmup=2"), halves, run, resume=True)
+    assert train(recipe_of("steps=3", "warmup=0"), halves, run, resume=True).steps == 3
+
+
 def test_a_batch_is_trained_with_noise_towards_the_shares_of_its_masks(halves, tmp_path, monkeypatch):
     seen = []
     terms = RestorationTraining._terms

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from relo.training.optimisation import RestorationTraining, cosine_factor
+from relo.training.optimisation import RestorationTraining, cosine_factor, rate_factor
 from relo.training.recipe import Cosine
 from relo.training.run.distributed import Processes
 from relo.training.run.loss_log import LossLog
@@ -33,6 +33,31 @@ def test_without_a_hold_it_is_torchs_cosine():
             scheduler.get_last_lr()[0]
         )
         optimizer.step()
+        scheduler.step()
+
+
+def test_the_rate_rises_before_it_falls(tiny_recipe):
+    plain = tiny_recipe("milestones=[3, 6]", "gamma=0.1")
+    assert [rate_factor(plain, step) for step in range(8)] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    rising = plain.model_copy(update={"warmup": 4})
+    assert [rate_factor(rising, step) for step in range(8)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8 * 0.1, 0.1, 0.1, 0.01, 0.01]
+    )
+    cosine = tiny_recipe("milestones=[]", "cosine={hold: 2, steps: 6}", "warmup=4")
+    for step in range(10):
+        unrisen = cosine_factor(cosine.cosine, cosine.lr, step)
+        assert rate_factor(cosine, step) == pytest.approx(unrisen * min(1, (step + 1) / 5))
+
+
+def test_without_a_rise_the_rate_is_that_of_torchs_milestones(tiny_recipe):
+    recipe = tiny_recipe("milestones=[2, 3, 7]", "gamma=0.6")
+    model = nn.Linear(2, 2)
+    parts = RestorationTraining(model, recipe, LossLog(Processes())).configure_optimizers()
+    scheduler = parts["lr_scheduler"]["scheduler"]
+    assert isinstance(scheduler, torch.optim.lr_scheduler.MultiStepLR), "old checkpoints hold the state of one"
+    for step in range(10):
+        assert scheduler.get_last_lr()[0] == pytest.approx(recipe.lr * rate_factor(recipe, step))
+        parts["optimizer"].step()
         scheduler.step()
 
 

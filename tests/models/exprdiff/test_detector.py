@@ -37,11 +37,12 @@ def small(**options):
 def by_brightness():
     """A detector whose answer is known: a patch is blurred where its mean is above one half."""
     model = BlurDetector(width=8)
+    model.standardise = torch.nn.Identity()
     model.features = torch.nn.Sequential(torch.nn.AvgPool2d(60), torch.nn.Flatten())
     model.head = torch.nn.Linear(3, 2)
     with torch.no_grad():
-        model.head.weight[0], model.head.weight[1] = 0, 1 / 3  # one half has been taken off each colour
-        model.head.bias.zero_()
+        model.head.weight[0], model.head.weight[1] = 0, 1 / 3
+        model.head.bias[0], model.head.bias[1] = 0, -0.5
     return model
 
 
@@ -80,6 +81,14 @@ def test_every_pixel_of_a_patch_of_another_size_counts():
     before = model(image).scores
     image[..., -1, -1] = 1 - image[..., -1, -1]
     assert not torch.equal(model(image).scores, before)
+
+
+def test_brightness_contrast_and_cast_tell_nothing_and_noise_is_not_raised():
+    model, image = small(), torch.rand(1, 3, 60, 120)
+    cast = torch.tensor([0.4, 0.1, 0.8]).view(1, 3, 1, 1)
+    torch.testing.assert_close(model(0.5 * image + cast).scores, model(image).scores, rtol=0.02, atol=0.02)
+    deviation = model.standardise(0.4 + 0.002 * torch.randn(1, 3, 60, 60)).std()
+    assert deviation == pytest.approx(0.1, rel=0.05)  # a tenth of the faintest contrast
 
 
 def test_padding_continues_the_image_by_reflection():

@@ -2,7 +2,6 @@
 
 import pytest
 from support.datasets import make_dataset
-from support.tiny_sdxl import EMBEDDING_CHANNELS
 
 from relo.training.diffusion.recipe import load_diffusion_recipe
 
@@ -26,10 +25,10 @@ def shards(tmp_path_factory):
 @pytest.fixture
 def recipe(tiny_folder):
     """Function that gives a recipe of seconds, with further overrides."""
-    tiny = (
-        f"base={tiny_folder}",
-        f"embedding_channels={list(EMBEDDING_CHANNELS)}",
-        *("crop=64", "batch=2", "at_once=2", "workers=0", "log_every=1", "steps=2", "radius=4"),
-        "gradient_checkpointing=false",
-    )
-    return lambda *overrides: load_diffusion_recipe("exprdiff", [*tiny, *overrides])
+    return tiny_recipe(tiny_folder)
+
+
+def tiny_recipe(base):
+    """Function that gives a recipe of two steps for the base model, with further overrides."""
+    tiny = (f"base={base}", "steps=2", "log_every=1", "radius=4")
+    return lambda *overrides: load_diffusion_recipe("exprdiff-tiny", [*tiny, *overrides])

@@ -4,11 +4,13 @@ import pytest
 
 from relo.errors import ConfigError
 from relo.training.diffusion.recipe import (
+    RECIPES,
     diffusion_recipe_yaml,
     is_diffusion_recipe,
     load_diffusion_recipe,
     what_changes_the_result,
 )
+from relo.training.recipe import list_recipes
 
 
 def test_the_papers_numbers():
@@ -16,6 +18,20 @@ def test_the_papers_numbers():
     assert (recipe.lr, recipe.batch, recipe.steps, recipe.crop) == (5e-5, 32, 160_000, 256)
     assert (recipe.betas, recipe.weight_decay, recipe.clip) == ((0.9, 0.999), 1e-2, 1.0)
     assert (recipe.bgf, recipe.fusion, recipe.mask) == ("masked", "masked", "ground_truth")
+
+
+def test_the_tiny_recipe_is_for_narrow_networks():
+    paper, tiny = load_diffusion_recipe(), load_diffusion_recipe("exprdiff-tiny")
+    assert tiny.lr / paper.lr == pytest.approx(20)  # SDXL's 320 to 1280 channels over 32 to 64
+    assert (tiny.name, tiny.clip, tiny.weight_decay) == ("exprdiff-tiny", paper.clip, paper.weight_decay)
+    changed = load_diffusion_recipe("exprdiff-tiny", ["lr=0.1", "embedding_channels=[1, 2, 3, 4]"])
+    assert (changed.lr, load_diffusion_recipe("exprdiff-tiny")) == (0.1, tiny)
+
+
+def test_the_two_kinds_of_recipes_share_no_name():
+    assert not set(RECIPES) & set(list_recipes())
+    assert all(is_diffusion_recipe(name) and load_diffusion_recipe(name).name == name for name in RECIPES)
+    assert not any(map(is_diffusion_recipe, list_recipes()))
 
 
 def test_a_round_trip_through_yaml(tmp_path):
@@ -47,7 +63,7 @@ def test_wrong_settings(override, reason):
 
 
 def test_unknown_recipe():
-    with pytest.raises(ConfigError, match="no recipe 'exprdif'"):
+    with pytest.raises(ConfigError, match=r"no recipe 'exprdif'.*exprdiff, exprdiff-tiny"):
         load_diffusion_recipe("exprdif")
 
 

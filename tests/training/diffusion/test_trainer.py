@@ -16,6 +16,8 @@ from relo.training.diffusion import parts
 from relo.training.diffusion.recipe import load_diffusion_recipe
 from relo.training.diffusion.trainer import train_exprdiff
 
+from .conftest import tiny_recipe
+
 
 def metrics(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -24,15 +26,7 @@ def metrics(run):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, shards, tiny_folder):
     """A run of three steps."""
-    made = load_diffusion_recipe(
-        "exprdiff",
-        [
-            f"base={tiny_folder}",
-            "embedding_channels=[8, 8, 16, 16]",
-            *("crop=64", "batch=2", "at_once=2", "workers=0", "log_every=1", "steps=3", "radius=4"),
-            "gradient_checkpointing=false",
-        ],
-    )
+    made = tiny_recipe(tiny_folder)("steps=3")
     return train_exprdiff(made, shards, tmp_path_factory.mktemp("straight") / "run")
 
 
