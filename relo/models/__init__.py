@@ -102,7 +102,7 @@ _MODELS = {
         ModelInfo("loformer", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:loformer"),
         ModelInfo("loformer_s", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:loformer_s"),
         ModelInfo("loformer_b", "Mao et al. 2024, LoFormer-B", 27_925_041, "relo.models.loformer:loformer_b"),
-        ModelInfo("loformer_l", "Mao et al. 2024, LoFormer-L", 49_000_000, "relo.models.loformer:loformer_l"),
+        ModelInfo("loformer_l", "Mao et al. 2024, LoFormer-L", 49_031_521, "relo.models.loformer:loformer_l"),
         ModelInfo(
             "blurdm",
             "He et al. 2025, BlurDM over MIMO-UNet+ or another backbone",

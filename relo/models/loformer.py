@@ -318,8 +318,8 @@ def dct_matrix(size: int, like: Tensor) -> Tensor:
 def _dct_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     steps = torch.arange(size, dtype=torch.float64, device="cpu")
     frequencies = steps[:, None]
-    squared_norms = torch.where(frequencies > 0, 2.0, 1.0) / size
-    matrix = squared_norms.sqrt() * torch.cos((2 * steps + 1) * frequencies * (math.pi / 2) / size)
+    heights = ((1 + frequencies.clamp(max=1)) / size).sqrt()
+    matrix = heights * torch.cos((2 * steps + 1) * frequencies * (math.pi / 2) / size)
     return matrix.to(device, dtype)
 
 

@@ -7,6 +7,7 @@ from support.named_weights import named_weights
 
 from relo.errors import ConfigError
 from relo.models import create_model, load_weights
+from relo.models import fftformer as fftformer_module
 from relo.models.fftformer import circular_convolution, fftformer
 
 SMALL = {"dim": 6, "blocks": [1, 2, 1], "refinement_blocks": 1, "expansion": 2.5}
@@ -198,6 +199,15 @@ def test_squares_are_convolved_in_circles():
             shifted = torch.roll(first.unflatten(1, (8, 8)), (row, column), (1, 2))
             expected += kernel[:, row, column, None, None] * shifted
     torch.testing.assert_close(circular_convolution(first, second), expected.flatten(1, 2))
+
+
+def test_a_recorded_graph_leaves_no_matrices_behind(monkeypatch):
+    first, second = torch.randn(2, 3, 64, 5)
+    expected = circular_convolution(first, second)
+    kept = fftformer_module._kept.cache_info()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert torch.equal(circular_convolution(first, second), expected)
+    assert fftformer_module._kept.cache_info() == kept
 
 
 def test_a_prior_that_changes_nothing_gives_the_plain_network():

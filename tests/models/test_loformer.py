@@ -10,6 +10,7 @@ from support.named_weights import named_weights
 
 from relo.errors import ConfigError
 from relo.models import create_model, load_weights
+from relo.models import loformer as loformer_module
 from relo.models.loformer import cosine_transform, loformer, loformer_b, loformer_l, loformer_s
 
 SMALL = {"dim": 4, "enc_blocks": [1, 2, 1], "middle_blocks": 1, "dec_blocks": [2, 1, 1], "heads": [1, 2, 2, 4]}
@@ -236,6 +237,17 @@ def test_there_are_no_tiles_in_training_or_where_one_is_enough():
         for tile in (0, 104):
             model.tile = tile
             torch.testing.assert_close(model(image).image, whole, rtol=1e-10, atol=1e-10)
+
+
+def test_a_recorded_graph_has_no_tiles_and_leaves_no_matrices_behind(monkeypatch):
+    model, state = network(0.7, tile=64)
+    image, _ = batch((1, 40, 99))
+    kept = loformer_module._kept.cache_info()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with torch.inference_mode():
+        whole = reference(state, image, SMALL["heads"])
+        torch.testing.assert_close(model(image).image, whole, rtol=1e-10, atol=1e-10)
+    assert loformer_module._kept.cache_info() == kept
 
 
 def test_a_prior_that_changes_nothing_gives_the_plain_network():
