@@ -4,8 +4,8 @@
 
 First row: what the camera has when the shutter closes at a_t, rendered by the simulator, from the short exposure
 of a pair to the long one. Second row: the light e_t of each step, as an image of its own exposure. Third row:
-states with noise. Prints by how much the states that follow from the first image and the lights, step by step, differ
-from what was rendered.
+states with noise. Prints by how much the states that follow from the first image and the lights, step by step,
+differ from what was rendered.
 """
 
 from __future__ import annotations

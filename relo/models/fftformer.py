@@ -265,7 +265,7 @@ class FFTformer(nn.Module):
         """
         check_image_batch(blur)
         if prior is not None:
-            check_prior(prior, self.prior, len(blur))
+            check_prior(prior, self.prior, blur.shape[0])
         padded = pad_to_multiple(blur, STRIDE)
         x = padded.permute(0, 2, 3, 1).contiguous()
         one = self.encoder_level1(spatial(self.patch_embed, x))

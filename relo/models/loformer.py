@@ -194,7 +194,7 @@ class LoFormer(nn.Module):
         """
         check_image_batch(blur)
         if prior is not None:
-            check_prior(prior, self.prior, len(blur))
+            check_prior(prior, self.prior, blur.shape[0])
         padded = pad_to_multiple(blur, STRIDE)
         whole = self.training or not self.tile or torch.compiler.is_compiling()
         if whole or max(padded.shape[-2:]) <= self.tile:

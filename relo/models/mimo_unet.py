@@ -186,7 +186,7 @@ class MIMOUNet(nn.Module):
         """
         check_image_batch(blur, self.in_channels)
         if prior is not None:
-            check_prior(prior, self.prior, len(blur))
+            check_prior(prior, self.prior, blur.shape[0])
         height, width = blur.shape[-2:]
         padded = pad_to_multiple(blur, STRIDE)
         scales = tuple(

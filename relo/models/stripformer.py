@@ -240,7 +240,7 @@ class Stripformer(nn.Module):
         """
         check_image_batch(blur)
         if prior is not None:
-            check_prior(prior, self.prior, len(blur))
+            check_prior(prior, self.prior, blur.shape[0])
         padded = pad_to_multiple(blur, STRIDE)
         x, skips = self.encoder((padded - OFFSET).contiguous(memory_format=torch.channels_last))
         image = self.decoder(_through(self, self.blocks, x, prior), skips, prior) + padded

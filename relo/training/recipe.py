@@ -120,13 +120,13 @@ class PriorTraining(Config):
     loss : {"charbonnier", "l1"}
         Difference of the priors in "diffuse": as in the public code, or as in the paper.
     draws : int
-        Draws of noise for each patch in "diffuse": 1 as published. What tells noise from the latent costs little
-        next to the encoder, and learns little from one draw a step.
+        Draws of noise for each patch in "diffuse"; the public code has 1. What tells noise from the latent costs
+        little next to the encoder, and learns little from one draw a step.
     """
 
     stage: PriorStage = "restore"
     loss: Literal["charbonnier", "l1"] = "charbonnier"
-    draws: int = Field(default=1, ge=1, le=4096)
+    draws: int = Field(default=32, ge=1, le=4096)
 
 
 class Stages(Config):

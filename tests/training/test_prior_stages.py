@@ -165,7 +165,7 @@ def test_diffusing_lowers_its_loss_by_half_in_300_steps():
     optimizer = torch.optim.Adam(model.diffusion.parameters(), settings.lr)
     losses = []
     for _ in range(300):
-        loss = prior_loss(priors(model, blur, sharp, draws=32), settings.prior)["total"]
+        loss = prior_loss(priors(model, blur, sharp, settings.prior.draws), settings.prior)["total"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -102,10 +102,10 @@ class LatentDiffusion(nn.Module):
     def states_from(self, condition: Tensor, noise: Noise = None) -> tuple[Tensor, ...]:
         """`states` from what `encode` gives."""
         schedule = Schedule(self.alphas, self.betas_bar)
-        drawn = self.draw_noise(noise, len(condition)).to(condition)
+        drawn = self.draw_noise(noise, condition.shape[0]).to(condition)
         states = [condition + schedule.noise_at(self.steps) * drawn]
         for t in range(self.steps, 0, -1):
-            time = condition.new_full((len(condition), 1), t)
+            time = condition.new_full((condition.shape[0], 1), t)
             light = self.lcr_model(states[-1], time, condition)
             unit_noise = self.noise_model(states[-1], time, condition)
             states.append(step_back(schedule, states[-1], light, unit_noise, t))
@@ -134,8 +134,8 @@ class ResidualEstimator(nn.Module):
     """Estimates the light or the noise of a step from the state, the step and the blurred image's vector.
 
     Linear layers, each followed by LeakyReLU, the last one too; no sum goes around them, in spite of the published
-    name. It starts with the scale that keeps what passes LeakyReLU (He et al. 2015), and from estimates of 0: with
-    torch's own start, noise is hardly told from the latent after hundreds of steps of training.
+    name. It starts from estimates of 0 with orthogonal matrices before, which keep what passes (Saxe et al. 2014):
+    from torch's own start, noise is hardly told from the latent after hundreds of steps of training.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class ResidualEstimator(nn.Module):
         self.resmlp = nn.Sequential(*_layer(2 * PRIOR + 1), *(_HiddenLayer() for _ in range(LAYERS)))
         linear = [layer for layer in self.modules() if isinstance(layer, nn.Linear)]
         for layer in linear:
-            nn.init.kaiming_normal_(layer.weight, SLOPE)
+            nn.init.orthogonal_(layer.weight, nn.init.calculate_gain("leaky_relu", SLOPE))
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(linear[-1].weight)
 

@@ -98,7 +98,7 @@ class BlurDM(nn.Module):
         height, width = blur.shape[-2:]
         padded = pad_to_multiple(blur, self.stride)
         if prior is None and not self.training and 0 < self.tile < max(padded.shape[-2:]):
-            drawn = self.diffusion.draw_noise(noise, len(blur))
+            drawn = self.diffusion.draw_noise(noise, blur.shape[0])
             residual = restore_in_tiles(
                 lambda part: self._restored(part, drawn).image - part, padded, self.tile, OVERLAP
             )
