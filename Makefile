@@ -54,6 +54,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/regions.py
+	$(BIN)/python benchmarks/blurdm.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -36,7 +36,8 @@ def command(
 ) -> None:
     """Train a model on the train split of SRC, a folder of shards.
 
-    RECIPE is a name (lbag, lbag_plus, m2aenet, mimo_unet, mimo_unet_plus, nafnet, nafnet_64, restormer; as
+    RECIPE is a name (fftformer, lbag, lbag_plus, loformer, m2aenet, mimo_unet, mimo_unet_plus, nafnet, nafnet_64,
+    restormer, stripformer; blurdm_mimo_unet_plus, _stripformer, _fftformer, _loformer_s, in three stages; as
     nafnet_short for networks that see a short exposure too; exprdiff-detector, which learns where blur is from the
     masks; exprdiff, which guides a diffusion model and needs --set base=SDXL; most also with -tiny, for a laptop)
     or a YAML file. A part of the training scenes is held out for validation; the test split is never touched.

@@ -14,7 +14,6 @@ channels, whose two halves it computes one after the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,7 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import PriorFusion, check_image_batch, check_prior, crop_to, pad_to_multiple
+from relo.models.layers import (
+    Level,
+    PixelNorm,
+    PriorFusion,
+    check_image_batch,
+    check_prior,
+    crop_to,
+    full_precision,
+    pad_to_multiple,
+)
 from relo.models.nafnet import pointwise, spatial
 from relo.models.restoration import Restoration
 from relo.models.restormer import PatchEmbedding
@@ -31,7 +39,6 @@ STRIDE = 32  # sides must be multiples of it inside the network: whole squares a
 LEVELS = 3
 SIDE = 8  # of the squares [px]
 HALF = SIDE // 2 + 1  # columns of the spectrum of a real square
-NORM_EPS = 1e-5  # added to the variance
 FUSE_EXPANSION = 2.66
 
 # A damaged number of blocks is refused instead of being built for hours; 12 are published.
@@ -58,18 +65,6 @@ class Fourier(NamedTuple):
     factors: Tensor
 
 
-class ChannelNorm(nn.Module):
-    """Layer normalisation of each pixel over its channels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.LayerNorm(channels, eps=NORM_EPS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Keep the shape of (..., C)."""
-        return self.body(x)
-
-
 class FrequencyAttention(nn.Module):
     """FSAS: values are weighted by the normalised circular convolution of queries and keys in each square.
 
@@ -85,7 +80,7 @@ class FrequencyAttention(nn.Module):
         self.to_hidden = nn.Conv2d(channels, 6 * channels, 1, bias=False)
         self.to_hidden_dw = nn.Conv2d(6 * channels, 6 * channels, 3, padding=1, groups=6 * channels, bias=False)
         self.project_out = nn.Conv2d(2 * channels, channels, 1, bias=False)
-        self.norm = ChannelNorm(2 * channels)
+        self.norm = PixelNorm(2 * channels)
         if prior:
             self.kv = PriorFusion(channels, prior)
 
@@ -144,10 +139,10 @@ class TransformerBlock(nn.Module):
     def __init__(self, channels: int, hidden: int, attention: bool = False, prior: int = 0) -> None:
         super().__init__()
         if attention:
-            self.norm1 = ChannelNorm(channels)
+            self.norm1 = PixelNorm(channels)
             self.attn = FrequencyAttention(channels, prior)
         self.attends = attention
-        self.norm2 = ChannelNorm(channels)
+        self.norm2 = PixelNorm(channels)
         self.ffn = FrequencyFeedForward(channels, hidden)
 
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
@@ -155,16 +150,6 @@ class TransformerBlock(nn.Module):
         if self.attends:
             x = x + self.attn(self.norm1(x), prior)
         return x + self.ffn(self.norm2(x))
-
-
-class Level(nn.ModuleList):
-    """Blocks one after the other, all with the same prior."""
-
-    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Keep the shape of (N, H, W, C)."""
-        for block in self:
-            x = block(x, prior)
-        return x
 
 
 class Fuse(nn.Module):
@@ -337,12 +322,6 @@ def fourier(like: Tensor) -> Fourier:
     # What is made while a graph is recorded is part of it, and nothing to keep.
     make = _converted if torch.compiler.is_compiling() else _kept
     return make(like.dtype, like.device)
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off where `x` is; its meta device knows none."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _fourier() -> Fourier:

@@ -5,6 +5,8 @@ Convention: tensors are (N, C, H, W); parameter names follow the published MIMO-
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -108,6 +110,28 @@ class PriorFusion(nn.Linear):
         return features * scale + shift
 
 
+class PixelNorm(nn.Module):
+    """Layer normalisation of each pixel over its channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape of (..., C)."""
+        return self.body(x)
+
+
+class Level(nn.ModuleList):
+    """Blocks one after the other, all with the same prior."""
+
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Keep the shape of (N, H, W, C), or of whatever the blocks take."""
+        for block in self:
+            x = block(x, prior)
+        return x
+
+
 def halve(x: Tensor) -> Tensor:
     """Nearest-neighbour scale 1/2: keeps the even rows and columns (index 2i)."""
     return x[:, :, ::2, ::2]
@@ -151,6 +175,12 @@ def crop_to(x: Tensor, height: int, width: int, scale: int = 1) -> Tensor:
 def enlarge(mask: Tensor, scale: int, height: int, width: int) -> Tensor:
     """Make each value of a (..., h, w) tensor a square of `scale` px, and cut to (..., height, width)."""
     return mask.repeat_interleave(scale, -2).repeat_interleave(scale, -1)[..., :height, :width]
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off where `x` is; its meta device knows none."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def check_image_batch(x: Tensor, channels: int = 3) -> None:

@@ -19,8 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.fftformer import ChannelNorm, Level, full_precision
-from relo.models.layers import PriorFusion, check_image_batch, check_prior, crop_to, pad_to_multiple
+from relo.models.layers import (
+    Level,
+    PixelNorm,
+    PriorFusion,
+    check_image_batch,
+    check_prior,
+    crop_to,
+    full_precision,
+    pad_to_multiple,
+)
 from relo.models.nafnet import pointwise, spatial
 from relo.models.restoration import Restoration
 from relo.models.restormer import Downsample, PatchEmbedding, Upsample
@@ -110,9 +118,9 @@ class TransformerLayer(nn.Module):
 
     def __init__(self, channels: int, heads: int, prior: int) -> None:
         super().__init__()
-        self.norm1 = ChannelNorm(channels)
+        self.norm1 = PixelNorm(channels)
         self.attn = nn.ModuleList([WindowAttention(channels, heads, prior)])
-        self.norm2 = ChannelNorm(channels)
+        self.norm2 = PixelNorm(channels)
         self.ffn = nn.ModuleList([GatedFeedForward(channels)])
 
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:

@@ -21,6 +21,7 @@ NETWORKS = {
     "nafnet": {"width": 4, "enc_blocks": [1], "middle_blocks": 0, "dec_blocks": [1], "local_pooling": 40},
     "m2aenet": {"width": 4, "enc_blocks": [0, 1], "middle_blocks": 0, "dec_blocks": [0, 0]},
     "restormer": {"dim": 4, "blocks": [1, 1, 1, 1], "refinement_blocks": 0, "heads": [1, 2, 1, 1]},
+    "blurdm": {"num_res": 1, "width": 4},
 }
 SIZES = [(1, 1, 1), (2, 7, 10), (1, 64, 48), (3, 33, 95)]  # the local pooling's window, 60 px, lies among them
 
@@ -34,7 +35,8 @@ LONG = ("m2aenet", "restormer")
 )
 def exported(request, tmp_path_factory):
     model = create_model(request.param, **NETWORKS[request.param])
-    load_weights(model, named_weights(model.state_dict(), 0.5, torch.float32))
+    parameters = named_weights(dict(model.named_parameters()), 0.5, torch.float32)
+    load_weights(model, model.state_dict() | parameters)  # buffers, such as a schedule, stay what they are
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
     return model, path, export_onnx(model, path, metadata={"model": request.param})
 
