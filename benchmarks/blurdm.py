@@ -105,8 +105,9 @@ def _schedule(steps: int) -> dict[str, Any]:
 
 def _pair(name: str, device: str) -> tuple[nn.Module, nn.Module]:
     """The backbone alone, and BlurDM over it."""
+    whole = {"tile": 0} if name.startswith("loformer") else {}  # tiles that overlap compute more
     with torch.device(device):
-        return create_model(name).eval(), create_model("blurdm", backbone=name, tile=0).eval()
+        return create_model(name, **whole).eval(), create_model("blurdm", backbone=name, tile=0).eval()
 
 
 def _parameters(network: nn.Module) -> int:

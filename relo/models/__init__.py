@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -183,19 +183,32 @@ def create_model(name: str, **config: Any) -> nn.Module:
     >>> tuple(model(torch.zeros(1, 3, 9, 14)).image.shape)
     (1, 3, 9, 14)
     """
-    place, _, function = model_info(name).location.rpartition(":")
-    build = read_own(Path(place), function) if is_own(name) else getattr(import_module(place), function)
-    parameters = inspect.signature(build).parameters
-    known = [key for key, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
+    build = _builder(name)
+    known = _options(build)
     unknown = [key for key in config if key not in known]
     # Where options are passed on, as to the backbone of blurdm, they are refused there.
-    if unknown and len(known) == len(parameters):
+    if unknown and len(known) == len(inspect.signature(build).parameters):
         raise ConfigError(f"model {name} has no option '{unknown[0]}'", advice=f"Known: {', '.join(known)}.")
     try:
         return build(**config)
     # torch raises RuntimeError for a network that memory or integers cannot hold, with a trace of C++ below.
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"model {name}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+
+
+def model_options(name: str) -> tuple[str, ...]:
+    """Options that `create_model` takes for a network; for blurdm without those of its backbone."""
+    return _options(_builder(name))
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    place, _, function = model_info(name).location.rpartition(":")
+    return read_own(Path(place), function) if is_own(name) else getattr(import_module(place), function)
+
+
+def _options(build: Callable[..., nn.Module]) -> tuple[str, ...]:
+    parameters = inspect.signature(build).parameters.items()
+    return tuple(key for key, parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:

@@ -223,8 +223,9 @@ class FFTformer(nn.Module):
         self.encoder_level3 = level(4, blocks[2], attention=False)
         self.decoder_level3 = level(4, blocks[2], attention=True)
         self.up3_2 = Resample(4 * dim, 2 * dim, 2.0)
-        # In published weights, though nothing is computed with it.
-        self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=False)
+        # In published weights, though nothing is computed with it; several processes that train would wait for its
+        # gradient.
+        self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=False).requires_grad_(False)
         self.decoder_level2 = level(2, blocks[1], attention=True)
         self.up2_1 = Resample(2 * dim, dim, 2.0)
         self.decoder_level1 = level(1, blocks[0], attention=True)

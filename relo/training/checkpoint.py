@@ -116,6 +116,12 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -
         )
     try:
         name, options, training = str(header["model"]), header["options"], header["training"]
+        if training.get("recipe", {}).get("prior", {}).get("stage") == "encode":
+            raise TrainingError(
+                "is the first stage of a BlurDM: its prior needs the sharp image, its diffusion is not trained",
+                file=file,
+                advice="Give the folder of the whole run.",
+            )
         if model is None and is_own(name):
             raise TrainingError(
                 f"was trained with the network {name}, which is not part of relo",
@@ -123,7 +129,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -
                 advice="Say where it is now: --model FILE.py:NAME.",
             )
         network = _build(model or name, options, file)
-    except (KeyError, TypeError, ConfigError) as error:
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
         if model is not None and isinstance(error, ConfigError):
             if is_own(model):
                 raise

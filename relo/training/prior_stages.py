@@ -45,7 +45,8 @@ def train_only_parts_of(model: nn.Module, stage: PriorStage) -> None:
     """Freeze the parts of a `BlurDM` that a stage does not train; other networks are trained as a whole."""
     if isinstance(model, BlurDM):
         for name, part in model.named_children():
-            part.requires_grad_(name in TRAINED[stage])
+            if name not in TRAINED[stage]:  # nor is what a network keeps frozen by itself woken up
+                part.requires_grad_(False)
 
 
 def parts_of(model: nn.Module) -> dict[str, dict[str, int]]:

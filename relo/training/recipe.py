@@ -21,6 +21,9 @@ RUN_ONLY = (
     *("log_every", "val_every", "val_images", "checkpoint_every"),
 )
 
+# What the stages of one run share.
+OF_ALL_STAGES = ("name", "model", "stages", "sources", "device", "threads")
+
 
 class ModelChoice(Config):
     """Which network, with which options.
@@ -135,7 +138,7 @@ class Stages(Config):
     Attributes
     ----------
     encode, diffuse, restore : dict
-        Settings of `Recipe`, such as `steps`; see `PriorTraining`.
+        Settings of `Recipe`, at least `steps`, and none of `OF_ALL_STAGES`; see `PriorTraining`.
     """
 
     encode: dict[str, Any] = Field(default_factory=dict)
@@ -333,6 +336,10 @@ class Recipe(Config):
             raise ValueError("the shares of the sources must sum to less than 1: the rest is that of SRC")
         if self.model.name != "blurdm" and (self.stages or self.prior.stage != "restore"):
             raise ValueError(f"stages are for model.name=blurdm, not {self.model.name}")
+        if self.prior.stage != "restore" and not self.model.options.get("sharp_encoder"):
+            raise ValueError(f"prior.stage={self.prior.stage} needs model.options.sharp_encoder=true, or stages")
+        if self.stages and {"steps", "cosine"} & self.model_fields_set:
+            raise ValueError("each stage has its own steps and cosine: set stages.encode.steps and so on")
         self.in_stages()  # refuses settings that a stage cannot have
         return self
 
@@ -340,11 +347,16 @@ class Recipe(Config):
         """One recipe a stage, in order; a recipe without stages has itself alone."""
         if not self.stages:
             return {self.prior.stage: self}
-        common = self.model_dump(mode="json", exclude={"stages"})
+        common = self.model_dump(mode="json", exclude={"stages", "steps", "cosine"})
         recipes: dict[PriorStage, Recipe] = {}
         for stage in get_args(PriorStage):
+            given = getattr(self.stages, stage)
+            refused = [key for key in given if key in OF_ALL_STAGES]
+            if refused or "steps" not in given:
+                what = f"'{refused[0]}' is set for all stages together" if refused else "'steps' is missing"
+                raise ValueError(f"stages.{stage}: {what}")
             own = {"prior": {"stage": stage}, "model": {"options": {"sharp_encoder": stage != "restore"}}}
-            settings = merged(merged(common, getattr(self.stages, stage)), own)
+            settings = merged(merged(common, given), own)
             recipes[stage] = build_config(Recipe, settings, f"stage {stage}")
         return recipes
 
@@ -400,7 +412,8 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def recipe_yaml(recipe: Recipe) -> str:
     """Every setting of `recipe` as YAML that `load_recipe` reads."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    of_stages = {"steps", "cosine"} if recipe.stages else None
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude=of_stages), sort_keys=False)
 
 
 def what_changes_the_result(recipe: Recipe) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -42,8 +42,18 @@ from relo.training.order import Groups
 from relo.training.prior_stages import parts_of, train_only_parts_of
 from relo.training.recipe import Recipe, recipe_yaml
 from relo.training.run.distributed import Processes
-from relo.training.run.files import LAST, RECIPE, RUN, STAGES, claim, resume_step, weights_file
-from relo.training.sources import combine, describe, open_sources, training_split
+from relo.training.run.files import (
+    LAST,
+    RECIPE,
+    RUN,
+    STAGES,
+    claim,
+    require_all_before,
+    require_same_settings,
+    resume_step,
+    weights_file,
+)
+from relo.training.sources import TrainingPairs, combine, describe, open_sources, training_split
 
 if TYPE_CHECKING:
     from relo.training.run.loss_log import LossLog
@@ -103,8 +113,8 @@ def train(
     Started by `torchrun`, all its processes train one model: they share out each batch and each validation, and the
     first one alone writes and reports. The patches of a step do not depend on how many there are.
 
-    A recipe with `stages` is trained stage by stage, each from the best weights of the one before. Stages that are
-    done are left alone when the run is resumed.
+    A recipe with `stages` is trained stage by stage, each from the best weights of the one before. Stages whose
+    steps are done are left alone when the run is resumed.
 
     Parameters
     ----------
@@ -138,6 +148,8 @@ def train(
             raise MissingExtraError(package, "train")
     processes, device = Processes.of_torchrun(), _device(recipe)
     stages = recipe.in_stages()
+    for own in stages.values():
+        _device(own)  # refuses what a stage cannot have here
     for batch in (batch for own in stages.values() for batch in own.batches):
         if batch % processes.size:
             raise ConfigError(
@@ -166,10 +178,16 @@ def _train_in_stages(
     folders = {stage: out / stage for stage in earlier} | {last: out}
     total = sum(own.steps for own in stages.values())
 
+    for own in stages.values():
+        _pairs(own, src)  # refuses what does not suit the dataset before anything is trained
+
     def begin() -> None:
-        if not resume:
-            for folder in folders.values():
+        for stage, folder in folders.items():
+            if not resume:
                 claim(folder)
+            elif (folder / LAST).is_file():
+                require_same_settings(folder, stages[stage])
+        require_all_before(list(folders.values()))
         with writing_to(out, "Give a folder that can be written (-o)."):
             write_text(out / STAGES, recipe_yaml(recipe))
 
@@ -181,9 +199,9 @@ def _train_in_stages(
             if progress:
                 progress(done + steps, total, f"{name} {loss}".strip())
 
-        result = _train(own, src, folders[stage], resume, shown, processes, device, before)
+        result = _train(own, src, folders[stage], resume, shown, processes, device, before, more=stage != last)
         notes += [f"stage {stage}: {note}" for note in result.notes]
-        before, done = folders[stage], done + own.steps
+        before, done = folders[stage], done + result.steps
     return replace(result, steps=done, notes=tuple(notes))
 
 
@@ -196,19 +214,17 @@ def _train(
     processes: Processes,
     device: str,
     stage_before: Path | None = None,
+    more: bool = False,
 ) -> TrainingResult:
     from relo.training.optimisation import RestorationTraining, lightning_trainer
     from relo.training.run.folder import RunFolder
     from relo.training.run.loss_log import LossLog
 
-    dataset = training_split(src)
-    others = open_sources(recipe.sources, dataset)
-    part, held_out = hold_out_scenes(dataset, recipe.val_fraction, recipe.seed)
+    dataset, others, part, held_out, pairs, patches = _pairs(recipe, src)
     notes = [] if held_out else ["nothing was validated: that needs val_fraction above 0 and two train scenes"]
-    pairs = combine(part, others, recipe.sources)
     if recipe.cache_gb:
         pairs = replace(pairs, dataset=in_memory(pairs.dataset, int(recipe.cache_gb * 1e9)))
-    patches = Patches(pairs.dataset, recipe, pairs.all_blurred)
+        patches = Patches(pairs.dataset, recipe, pairs.all_blurred)
     start_from = stage_before or recipe.model.weights
     model, untrained = _network(recipe, start_from, started=resume and (out / LAST).is_file())
     train_only_parts_of(model, recipe.prior.stage)
@@ -256,10 +272,31 @@ def _train(
                     file=out / LAST,
                     advice="Put the last.ckpt of this run back, or give another folder (-o).",
                 ) from error
-        if trainer.global_step < recipe.steps:
+        # What stops the last step of a stage is for the stages to come too.
+        if trainer.global_step < recipe.steps or (more and folder.was_interrupted()):
             raise KeyboardInterrupt
         notes += _unused_terms(recipe, losses)
         return _result(out, recipe.steps, notes, folder.steps_per_second, folder.loss, folder.validation)
+
+
+class _Pairs(NamedTuple):
+    """What a recipe draws from."""
+
+    dataset: Dataset
+    others: list[Dataset]
+    part: Dataset
+    held_out: Dataset | None
+    pairs: TrainingPairs
+    patches: Patches
+
+
+def _pairs(recipe: Recipe, src: str | Path) -> _Pairs:
+    """Open what a recipe draws from, and refuse what does not suit it."""
+    dataset = training_split(src)
+    others = open_sources(recipe.sources, dataset)
+    part, held_out = hold_out_scenes(dataset, recipe.val_fraction, recipe.seed)
+    pairs = combine(part, others, recipe.sources)
+    return _Pairs(dataset, others, part, held_out, pairs, Patches(pairs.dataset, recipe, pairs.all_blurred))
 
 
 def _network(recipe: Recipe, start_from: str | Path | None, *, started: bool) -> tuple[nn.Module, int]:

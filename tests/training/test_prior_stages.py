@@ -1,6 +1,7 @@
 """BlurDM in three stages: what each trains and keeps, the losses, resuming in any of them, what is refused."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from relo.errors import ConfigError, TrainingError
 from relo.models import create_model
 from relo.training import evaluate, load_checkpoint, load_recipe, train
-from relo.training.prior_stages import Priors, parts_of, prior_loss, priors, train_only_parts_of
+from relo.training.prior_stages import Priors, parts_of, prior_loss, priors, restored_in_stage, train_only_parts_of
 from relo.training.recipe import PriorTraining
 from relo.training.run.folder import RunFolder
 
@@ -83,9 +84,8 @@ def test_the_stages_follow_each_other(straight):
 def test_each_stage_trains_its_parts_alone_from_the_best_of_the_one_before(straight):
     run = straight[0].run
     encoded, diffused, restored = (parts(run / name / "model.safetensors") for name in ("encode", "diffuse", "."))
-    options = load_checkpoint(run / "encode" / "model.safetensors").options
     torch.manual_seed(0)
-    fresh = create_model("blurdm", **options).state_dict()
+    fresh = create_model("blurdm", **recipe_of().in_stages()["encode"].model.options).state_dict()
     assert all(torch.equal(fresh[name], tensor) for name, tensor in encoded["diffusion"].items())
     assert any(not torch.equal(fresh[name], tensor) for name, tensor in encoded["sharp_encoder"].items())
     best = parts(run / "encode" / "best.safetensors")
@@ -144,6 +144,61 @@ def test_another_start_is_noticed(straight, dataset_dir, tmp_path):
         train(recipe_of(steps=STEPS | {"encode": 8}), dataset_dir, run, resume=True)
 
 
+def test_the_first_stage_alone_restores_nothing(straight):
+    with pytest.raises(TrainingError, match="first stage of a BlurDM"):
+        load_checkpoint(straight[0].run / "encode")
+    assert load_checkpoint(straight[0].run / "diffuse").name == "blurdm"
+
+
+@pytest.mark.parametrize("stage", ["encode", "diffuse"])
+def test_what_stops_the_last_step_of_a_stage_stops_the_run(stage, dataset_dir, tmp_path, monkeypatch):
+    plain = RunFolder.on_train_batch_end
+
+    def interrupt(self, trainer, *args):
+        plain(self, trainer, *args)
+        if self.recipe.prior.stage == stage and trainer.global_step == self.recipe.steps:
+            self._interrupted = True  # as late as during the last validation
+
+    monkeypatch.setattr(RunFolder, "on_train_batch_end", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe_of(), dataset_dir, tmp_path / "run")
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_later_stages_are_checked_before_anything_is_trained(dataset_dir, tmp_path):
+    with pytest.raises(TrainingError, match="patches of 512 px do not fit"):
+        train(recipe_of("mimo_unet_plus", STEPS, "stages.restore.crop=512"), dataset_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_resume_changes_nothing(straight, dataset_dir, tmp_path):
+    run = shutil.copytree(straight[0].run, tmp_path / "run")
+    before = (run / "stages.yaml").read_bytes()
+    with pytest.raises(TrainingError, match="with another lr"):
+        train(recipe_of("mimo_unet_plus", STEPS, "stages.restore.lr=0.5"), dataset_dir, run, resume=True)
+    assert (run / "stages.yaml").read_bytes() == before
+    shutil.rmtree(run / "encode")
+    with pytest.raises(TrainingError, match="though a later stage was begun"):
+        train(recipe_of(), dataset_dir, run, resume=True)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_trained_parameter_gets_a_gradient(backbone):
+    """Else several processes refuse to train."""
+    torch.manual_seed(0)
+    blur, sharp = torch.rand(2, 2, 3, 32, 32)
+    for stage, recipe in recipe_of(backbone).in_stages().items():
+        model = create_model("blurdm", **recipe.model.options).train()
+        train_only_parts_of(model, stage)
+        if stage == "diffuse":
+            found = priors(model, blur, sharp)
+            prior_loss(found, PriorTraining(stage=stage))["total"].backward()
+        else:
+            restored = restored_in_stage(model, stage, blur, sharp)
+            sum(image.square().mean() for image in restored.scales or (restored.image,)).backward()
+        assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
 def test_a_finished_run_is_not_overwritten(straight, dataset_dir):
     with pytest.raises(TrainingError, match="holds a training run already"):
         train(recipe_of(), dataset_dir, straight[0].run)
@@ -184,12 +239,12 @@ def test_prior_losses_written_out():
 
 
 def test_parts():
-    model = create_model("blurdm", num_res=1, width=4, sharp_encoder=True)
     for stage, trained in (
         ("encode", {"backbone", "sharp_encoder"}),
         ("diffuse", {"diffusion"}),
         ("restore", {"backbone", "diffusion"}),
     ):
+        model = create_model("blurdm", num_res=1, width=4, sharp_encoder=True)
         train_only_parts_of(model, stage)
         assert {name for name, counts in parts_of(model).items() if counts["trained"]} == trained
     assert parts_of(create_model("mimo_unet", num_res=1, width=4)) == {}
@@ -202,6 +257,10 @@ def test_parts():
         (["stages.diffuse.stepps=3"], "unknown key 'stepps'"),
         (["stages.dream.steps=3"], "unknown key 'stages.dream'"),
         (["stages.encode.crop=10"], "crop must be a multiple of 4"),
+        (["steps=7"], "each stage has its own steps"),
+        (["stages.diffuse.device=cpu"], "'device' is set for all stages together"),
+        (["stages.diffuse={lr: 1.0e-3}"], "'steps' is missing"),
+        (["stages=null", "prior.stage=diffuse"], "needs model.options.sharp_encoder"),
     ],
 )
 def test_wrong_recipes_are_refused(overrides, message):

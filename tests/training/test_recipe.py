@@ -66,10 +66,11 @@ def test_m2aenet_is_the_recipe_of_its_paper():
 def test_the_resolved_recipe_is_a_recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
     for name in list_recipes():
-        recipe = load_recipe(name, ["steps=7", "model.options.width=4"])
+        steps = "stages.restore.steps" if load_recipe(name).stages else "steps"
+        recipe = load_recipe(name, [f"{steps}=7", "model.options.width=4"])
         path.write_text(recipe_yaml(recipe))
         assert load_recipe(path) == recipe
-        assert recipe.steps == 7
+        assert recipe.in_stages()["restore"].steps == 7
 
 
 def test_running_settings_do_not_change_the_result():

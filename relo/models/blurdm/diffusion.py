@@ -121,11 +121,11 @@ class LatentDiffusion(nn.Module):
                 raise ValueError(f"expected {(*like.shape,)} noise, got shape {(*noise.shape,)}")
             return noise
         if isinstance(noise, Sequence):
-            if len(noise) != count:
-                raise ValueError(f"expected {count} generators, one an image, got {len(noise)}")
+            if len(noise) != count or not all(isinstance(generator, Generator) for generator in noise):
+                raise ValueError(f"expected {count} generators, one an image, got {noise!r}")
             drawn = [torch.randn(PRIOR, generator=generator, device=generator.device) for generator in noise]
             return torch.stack([values.to(like.device) for values in drawn])
-        if noise != 0:
+        if not isinstance(noise, int | float) or noise != 0:
             raise ValueError(f"noise is a tensor, one generator an image, or 0 for none, got {noise!r}")
         return torch.zeros_like(like)
 

@@ -70,8 +70,8 @@ class BlurDM(nn.Module):
         self, backbone: nn.Module, diffusion: LatentDiffusion, stride: int, tile: int, sharp_encoder: bool
     ) -> None:
         super().__init__()
-        if tile < 0 or 0 < tile < 2 * OVERLAP:
-            raise ValueError(f"tile must be 0 or at least {2 * OVERLAP} px, got {tile}")
+        if tile % stride or tile < 0 or 0 < tile < 2 * OVERLAP:
+            raise ValueError(f"tile must be 0, or a multiple of {stride} from {2 * OVERLAP} px on, got {tile}")
         self.backbone, self.diffusion = backbone, diffusion
         self.stride, self.tile = stride, tile
         self.sharp_encoder = LatentEncoder(batch_norm=True) if sharp_encoder else None
@@ -132,11 +132,10 @@ class BlurDM(nn.Module):
         return state
 
     def untrained_names(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """Names of what a state dict may lack as a whole: fusion layers, diffusion, sharp encoder."""
+        """Names of what a state dict may lack as a whole: backbone, fusion layers, diffusion, sharp encoder."""
         groups: dict[str, list[str]] = {}
         for name in self.state_dict():
             groups.setdefault("kv" if ".kv." in name else name.partition(".")[0], []).append(name)
-        del groups["backbone"]
         return tuple(name for names in groups.values() if not state.keys() & set(names) for name in names)
 
     def _restored(self, padded: Tensor, noise: Noise) -> Restoration:
@@ -172,15 +171,20 @@ def blurdm(
     ConfigError
         The backbone or one of its options is unknown.
     """
-    from relo.models import create_model
+    from relo.models import create_model, model_options
 
     if backbone not in BACKBONES:
         raise ConfigError(f"blurdm has no backbone '{backbone}'", advice=f"Known: {', '.join(BACKBONES)}.")
     needs = BACKBONES[backbone]
     given = {"prior": PRIOR} | ({"offset": needs.offset} if backbone.startswith("mimo") else {})
-    taken = sorted(given.keys() & options.keys())
-    if taken:
-        raise ConfigError(f"blurdm sets '{taken[0]}' of its backbone itself", advice="Leave it away.")
+    free = [key for key in model_options(backbone) if key not in {"prior", "offset", "tile", "in_channels"}]
+    unknown = [key for key in options if key not in free]
+    if unknown:
+        own = [key for key in model_options("blurdm") if key != "backbone"]
+        raise ConfigError(
+            f"model blurdm has no option '{unknown[0]}'",
+            advice=f"Known: backbone, {', '.join(own)}; of {backbone} {', '.join(free)}.",
+        )
     if needs.tile:
         given["tile"] = 0  # tiles are cut here, each with its prior
     network = create_model(backbone, **given, **options)

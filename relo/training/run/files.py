@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +70,7 @@ def resume_step(out: Path, recipe: Recipe, record: dict[str, Any]) -> int:
     """
     if not (out / LAST).is_file():
         return claim(out)
-    before = what_changes_the_result(build_config(Recipe, read_yaml(out / RECIPE), str(out / RECIPE)))
-    now = what_changes_the_result(recipe)
-    changed = [key for key in now if now[key] != before[key]]
-    if changed:
-        raise TrainingError(
-            f"was trained with another {', '.join(changed)}",
-            file=out,
-            advice="Resume with the settings in its recipe.yaml, or give another folder (-o).",
-        )
+    require_same_settings(out, recipe)
     try:
         earlier = json.loads((out / RUN).read_text(encoding="utf-8"))
         trained_on = _fingerprints(earlier)
@@ -102,6 +95,43 @@ def resume_step(out: Path, recipe: Recipe, record: dict[str, Any]) -> int:
     if step < recipe.steps:
         _drop_lines(out / METRICS, step)
     return step
+
+
+def require_same_settings(out: Path, recipe: Recipe) -> None:
+    """Refuse to go on with a run whose settings were others.
+
+    Raises
+    ------
+    TrainingError
+        They differ in more than how the run is carried out.
+    """
+    before = what_changes_the_result(build_config(Recipe, read_yaml(out / RECIPE), str(out / RECIPE)))
+    now = what_changes_the_result(recipe)
+    changed = [key for key in now if now[key] != before[key]]
+    if changed:
+        raise TrainingError(
+            f"was trained with another {', '.join(changed)}",
+            file=out,
+            advice=f"Resume with the settings in its {RECIPE}, of a run in stages in {STAGES} beside it, "
+            "or give another folder (-o).",
+        )
+
+
+def require_all_before(folders: Sequence[Path]) -> None:
+    """Refuse to go on with a run in stages that lacks one before another that was begun.
+
+    Raises
+    ------
+    TrainingError
+    """
+    begun = [(folder / LAST).is_file() for folder in folders]
+    for index, folder in enumerate(folders):
+        if not begun[index] and any(begun[index:]):
+            raise TrainingError(
+                f"holds no {LAST}, though a later stage was begun",
+                file=folder,
+                advice="Put its files back, or give another folder (-o).",
+            )
 
 
 def weights_file(source: str | Path) -> Path:

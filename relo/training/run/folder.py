@@ -116,6 +116,10 @@ class RunFolder(Callback):
         """Keep the speed of the steps."""
         self.steps_per_second = self._clock.steps / self._clock.seconds if self._clock.steps else math.nan
 
+    def was_interrupted(self) -> bool:
+        """Whether any process was told to stop, be it after the last step; all processes must ask."""
+        return self.processes.any(self._interrupted)
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the unfinished interval of the log, and the best validation so far."""
         return {"losses": self.losses.state(), "best": self.best}
@@ -192,10 +196,11 @@ class RunFolder(Callback):
         return writing_to(self.out, "Make room on its disk, then continue with --resume.")
 
     def _save(self, trainer: Trainer, module: RestorationTraining, step: int) -> None:
+        # The weights first: a run that is said to be done by the other file has them.
+        self._save_model(FILE_NAME, module.best_known, step, {})
         last = self.out / LAST
         with unfinished(last) if self.processes.is_first else nullcontext(part_name(last)) as part:
             trainer.save_checkpoint(part)  # all processes must call it, the first one writes
-        self._save_model(FILE_NAME, module.best_known, step, {})
         if self._board:
             self._board.flush()
         self.processes.wait()  # nobody leaves, and ends the others thereby, before everything is written

@@ -207,7 +207,12 @@ def test_weights_bring_their_schedule():
 
 @pytest.mark.parametrize(
     ("noise", "message"),
-    [(torch.zeros(1, 256), "noise, got shape"), ([torch.Generator()], "one an image"), (0.5, "0 for none")],
+    [
+        (torch.zeros(1, 256), "noise, got shape"),
+        ([torch.Generator()], "one an image"),
+        (0.5, "0 for none"),
+        ([5, 6], "one an image"),
+    ],
 )
 def test_wrong_noise_is_refused(noise, message):
     with pytest.raises(ValueError, match=message):

@@ -175,6 +175,12 @@ def test_the_first_stage_has_a_sharp_encoder():
         torch.equal(a, b)
         for a, b in zip(first.sharp_encoder.parameters(), again.sharp_encoder.parameters(), strict=True)
     )
+    second = {"model_dm_state": small("mimo_unet_plus").diffusion.state_dict()}
+    left = load_weights(again, second)  # the parts of two stages, one after the other
+    assert {name.partition(".")[0] for name in left} == {"backbone", "sharp_encoder"}
+    assert torch.equal(
+        again.diffusion.lcr_model.resmlp[0].weight, second["model_dm_state"]["lcr_model.resmlp.0.weight"]
+    )
     whole = first.state_dict()
     assert recognise(whole)[1]["sharp_encoder"] is True
     assert load_weights(create_model("blurdm", **SMALL["mimo_unet_plus"]), whole) == ()
@@ -211,11 +217,12 @@ def test_a_backbone_with_fusion_alone_is_not_recognised():
     [
         ({"backbone": "nafnet"}, "no backbone 'nafnet'"),
         ({"wdth": 8}, "no option 'wdth'"),
-        ({"prior": 12}, "sets 'prior' of its backbone itself"),
-        ({"offset": 0.0}, "sets 'offset' of its backbone itself"),
+        ({"prior": 12}, "no option 'prior'"),
+        ({"in_channels": 6}, "no option 'in_channels'. Known: backbone, steps, schedule"),
         ({"steps": 0}, "steps must be"),
         ({"schedule": "linear"}, "code or paper"),
-        ({"tile": 40}, "tile must be 0 or at least"),
+        ({"tile": 40}, "tile must be 0, or a multiple of 8 from 64 px on"),
+        ({"backbone": "stripformer", "tile": 80}, "a multiple of 32"),
     ],
 )
 def test_wrong_options_are_refused(options, message):
