@@ -21,8 +21,8 @@ from relo.models import Restoration
 from relo.models.layers import crop_to, pad_to_multiple
 from relo.models.m2aenet.trajectories import TrajectoryForm
 from relo.models.restoration import MotionRestoration
+from relo.training.loss_weights import LossWeights
 from relo.training.motion_losses import motion_terms
-from relo.training.recipe import LossWeights
 from relo.training.structure import ssim_map
 
 ImageLoss = Callable[[Tensor, Tensor], Tensor]

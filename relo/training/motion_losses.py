@@ -14,7 +14,7 @@ from torch import Tensor
 from relo.models.m2aenet.splatting import LEAST_WEIGHT, splat
 from relo.models.m2aenet.trajectories import TAPS, TrajectoryForm, trajectory
 from relo.models.restoration import MotionRestoration
-from relo.training.recipe import LossWeights
+from relo.training.loss_weights import LossWeights
 
 LARGEST_BLOCK = 64
 

@@ -13,10 +13,9 @@ import importlib.util
 import json
 import math
 import os
-import platform
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +25,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from relo import __version__
-from relo.atomic import file_sha256, write_text, writing_to
+from relo.atomic import write_text, writing_to
 from relo.errors import ConfigError, MissingExtraError, ReloError, TrainingError
 from relo.locks import locked
 from relo.models import create_model, load_weights
@@ -35,11 +33,11 @@ from relo.parallel import reuse_freed_memory
 from relo.resources import usable_cores
 from relo.shards import Dataset
 from relo.shards.memory import in_memory
-from relo.training.checkpoint import BEST_NAME, FILE_NAME, find_weights
+from relo.training.checkpoint import BEST_NAME, FILE_NAME
 from relo.training.data import EndlessBatches, Item, Patches, WholeImages, hold_out_scenes
 from relo.training.mixture import Mixture
 from relo.training.order import Groups
-from relo.training.prior_stages import parts_of, train_only_parts_of
+from relo.training.prior_stages import train_only_parts_of
 from relo.training.recipe import Recipe, recipe_yaml
 from relo.training.run.distributed import Processes
 from relo.training.run.files import (
@@ -53,10 +51,11 @@ from relo.training.run.files import (
     resume_step,
     weights_file,
 )
-from relo.training.sources import TrainingPairs, combine, describe, open_sources, training_split
+from relo.training.run.record import parts_in_words, run_record, unused_terms
+from relo.training.sources import TrainingPairs, combine, open_sources, training_split
 
 if TYPE_CHECKING:
-    from relo.training.run.loss_log import LossLog
+    pass
 
 LOADER_GRACE_S = 30  # how long a loader process outlives a SIGTERM
 
@@ -228,14 +227,14 @@ def _train(
     start_from = stage_before or recipe.model.weights
     model, untrained = _network(recipe, start_from, started=resume and (out / LAST).is_file())
     train_only_parts_of(model, recipe.prior.stage)
-    notes += _parts_in_words(model)
+    notes += parts_in_words(model)
     notes += [f"{untrained} tensors are not in the given weights and start untrained"] * bool(untrained)
     with ExitStack() as stack:
 
         def begin() -> tuple[dict[str, Any], int]:
             with writing_to(out, "Give a folder that can be written (-o)."):
                 stack.enter_context(locked(out))
-            record = _record(part, held_out, dataset, others, recipe, model, stage_before)
+            record = run_record(part, held_out, dataset, others, recipe, model, stage_before)
             return record, resume_step(out, recipe, record) if resume else claim(out)
 
         record, start = processes.by_first(begin)
@@ -275,7 +274,7 @@ def _train(
         # What stops the last step of a stage is for the stages to come too.
         if trainer.global_step < recipe.steps or (more and folder.was_interrupted()):
             raise KeyboardInterrupt
-        notes += _unused_terms(recipe, losses)
+        notes += unused_terms(recipe, losses)
         return _result(out, recipe.steps, notes, folder.steps_per_second, folder.loss, folder.validation)
 
 
@@ -306,17 +305,6 @@ def _network(recipe: Recipe, start_from: str | Path | None, *, started: bool) ->
     if started or not start_from:
         return model, 0
     return model, len(load_weights(model, weights_file(start_from)))
-
-
-def _parts_in_words(model: nn.Module) -> list[str]:
-    """What is trained and what frozen, where that is not the whole network."""
-    trained, frozen = (
-        ", ".join(
-            f"{name} ({counts[state] / 1e6:.2f} M)" for name, counts in parts_of(model).items() if counts[state]
-        )
-        for state in ("trained", "frozen")
-    )
-    return [f"trained: {trained}; frozen: {frozen or 'nothing'}"] if trained else []
 
 
 def _result(
@@ -385,49 +373,6 @@ def _start_loader(number: int) -> None:  # noqa: ARG001
     # Not for ever: a process that is left waiting for patches to ask for must end.
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(LOADER_GRACE_S))
     reuse_freed_memory()
-
-
-def _unused_terms(recipe: Recipe, losses: LossLog) -> list[str]:
-    """What the recipe weighs but the network gives nothing for."""
-    given = {
-        "mask": "the network predicts no masks",
-        **dict.fromkeys(("mask_ce", "reblur", "tv"), "the network gives no motion in training"),
-    }
-    if recipe.prior.stage == "diffuse":
-        return []  # compares priors; the terms are those of the stages before and after it
-    if "patch_ce" in losses.terms:
-        given = dict.fromkeys(("l1", "ssim", "msfr", "psnr", *given), "a blur detector has a loss of its own")
-    return [
-        f"{why}: loss.{term} had no effect"
-        for term, why in given.items()
-        if getattr(recipe.loss, term) and term not in losses.terms
-    ]
-
-
-def _record(
-    part: Dataset,
-    held_out: Dataset | None,
-    dataset: Dataset,
-    others: Sequence[Dataset],
-    recipe: Recipe,
-    model: nn.Module,
-    stage_before: Path | None,
-) -> dict[str, Any]:
-    """What run.json tells."""
-    staged: dict[str, Any] = {"parts": parts_of(model)} if parts_of(model) else {}
-    if stage_before:
-        staged["started_from"] = file_sha256(find_weights(stage_before))
-    return staged | {
-        "dataset": describe(dataset),
-        "train_scenes": part.scenes,
-        "validation_scenes": held_out.scenes if held_out else [],
-        "pairs": len(part),
-        "sources": [
-            describe(other) | {"train_scenes": other.scenes, "pairs": len(other), "share": source.share}
-            for source, other in zip(recipe.sources, others, strict=True)
-        ],
-        "versions": {"relo": __version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
 
 
 def _in_one_line(error: ReloError) -> ReloError:

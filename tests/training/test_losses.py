@@ -8,7 +8,7 @@ from skimage.metrics import structural_similarity
 
 from relo.models import Restoration
 from relo.training import losses
-from relo.training.recipe import LossWeights
+from relo.training.loss_weights import LossWeights
 
 
 @pytest.fixture

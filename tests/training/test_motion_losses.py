@@ -6,9 +6,9 @@ import torch
 
 from relo.models import Restoration
 from relo.models.restoration import MotionRestoration
+from relo.training.loss_weights import LossWeights
 from relo.training.losses import total_loss
 from relo.training.motion_losses import mask_cross_entropy, motion_terms, reblur, reduced, total_variation
-from relo.training.recipe import LossWeights
 
 SIZES = [(32, 40), (19, 30)]
 

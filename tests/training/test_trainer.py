@@ -179,11 +179,11 @@ def test_half_of_the_patches_are_from_the_second_dataset(
 
     real, seen = optimisation.total_loss, []
 
-    def watch(restored, sharp, mask, weights, blur, form):
+    def watch(restored, sharp, mask, weights, blur, *others):
         halved = ((2 * blur - sharp).abs() < 1e-3).flatten(1).all(dim=1)  # as only the second dataset's are
         assert torch.equal(halved, (mask == 1).flatten(1).all(dim=1)), "the masks of the second are ones"
         seen.append(halved.tolist())
-        return real(restored, sharp, mask, weights, blur, form)
+        return real(restored, sharp, mask, weights, blur, *others)
 
     monkeypatch.setattr(optimisation, "total_loss", watch)
     recipe = tiny_recipe("steps=8", f"sources=[{{path: {second_dir}, share: 0.5, masks: ones}}]")
