@@ -32,7 +32,7 @@ from relo.models.layers import (
 from relo.models.nafnet import pointwise, spatial
 from relo.models.restoration import Restoration
 from relo.models.restormer import Downsample, PatchEmbedding, Upsample
-from relo.models.tiles import OVERLAP, restore_in_tiles
+from relo.models.tiles import OVERLAP, needs_tiles, restore_in_tiles
 
 STRIDE = 8  # sides must be multiples of it inside the network
 STAGES = 3  # of the encoder and of the decoder, with the middle between them
@@ -204,11 +204,10 @@ class LoFormer(nn.Module):
         if prior is not None:
             check_prior(prior, self.prior, blur.shape[0])
         padded = pad_to_multiple(blur, STRIDE)
-        whole = self.training or not self.tile or torch.compiler.is_compiling()
-        if whole or max(padded.shape[-2:]) <= self.tile:
-            residual = self._residual(padded, prior)
-        else:
+        if not self.training and needs_tiles(padded, self.tile):
             residual = restore_in_tiles(lambda part: self._residual(part, prior), padded, self.tile)
+        else:
+            residual = self._residual(padded, prior)
         return Restoration(crop_to(padded + residual, *blur.shape[-2:]), (), ())
 
     def _residual(self, image: Tensor, prior: Tensor | None) -> Tensor:

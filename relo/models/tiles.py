@@ -17,6 +17,11 @@ from torch import Tensor
 OVERLAP = 32  # of the published tiles [px]
 
 
+def needs_tiles(image: Tensor, tile: int) -> bool:
+    """Whether a side is longer than a tile; 0 is for no tiles, and a graph for all sizes is recorded without."""
+    return bool(tile) and not torch.compiler.is_compiling() and max(image.shape[-2:]) > tile
+
+
 def restore_in_tiles(
     restore: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int = OVERLAP
 ) -> Tensor:

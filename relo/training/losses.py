@@ -35,7 +35,7 @@ def l1(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def charbonnier(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean sqrt(d^2 + 1e-6) of the differences d of each image: (N,), 1e-3 for equal images."""
+    """Mean sqrt(d^2 + 1e-6) of the differences d of each image, or vector: (N,), 1e-3 for equal ones."""
     return _mean_charbonnier(pred - target)
 
 

@@ -60,8 +60,8 @@ class RestorationTraining(LightningModule):
         self.recipe, self.losses = recipe, losses
         self.trajectory_form: TrajectoryForm = getattr(model, "trajectory_form", "quadratic")
         # In a list, so that its weights are none of this module's, and in no checkpoint: they are the user's.
-        vgg = recipe.loss.vgg
-        self.contrastive = [ContrastiveLoss.from_file(Path(vgg))] if recipe.loss.contrastive and vgg else []
+        vgg = recipe.loss.vgg if recipe.loss.contrastive and recipe.prior.stage != "diffuse" else None
+        self.contrastive = [ContrastiveLoss.from_file(Path(vgg))] if vgg else []
         # Not torch's AveragedModel, which asks the device for its count, and so waits for it, at every step.
         self.average = deepcopy(self.model).requires_grad_(False).eval() if recipe.ema else None
         if recipe.compile:

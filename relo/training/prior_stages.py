@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from relo.models import Restoration
 from relo.models.blurdm.network import BlurDM
 from relo.models.layers import pad_to_multiple
+from relo.training.losses import charbonnier
 from relo.training.recipe import PriorStage, PriorTraining
 
 TRAINED: dict[PriorStage, tuple[str, ...]] = {
@@ -92,5 +93,5 @@ def prior_loss(found: Priors, settings: PriorTraining) -> dict[str, Tensor]:
     if settings.loss == "l1":
         difference = F.l1_loss(found.diffused, found.wanted)
     else:
-        difference = ((found.diffused - found.wanted).square() + 1e-6).sqrt().mean()
+        difference = charbonnier(found.diffused, found.wanted).mean()
     return {"prior": difference, "total": difference}

@@ -178,7 +178,8 @@ def _train_in_stages(
     total = sum(own.steps for own in stages.values())
 
     for own in stages.values():
-        _pairs(own, src)  # refuses what does not suit the dataset before anything is trained
+        pairs = _pairs(own, src).pairs
+        Patches(pairs.dataset, own, pairs.all_blurred)  # refuses what does not suit before anything is trained
 
     def begin() -> None:
         for stage, folder in folders.items():
@@ -219,11 +220,11 @@ def _train(
     from relo.training.run.folder import RunFolder
     from relo.training.run.loss_log import LossLog
 
-    dataset, others, part, held_out, pairs, patches = _pairs(recipe, src)
+    dataset, others, part, held_out, pairs = _pairs(recipe, src)
     notes = [] if held_out else ["nothing was validated: that needs val_fraction above 0 and two train scenes"]
     if recipe.cache_gb:
         pairs = replace(pairs, dataset=in_memory(pairs.dataset, int(recipe.cache_gb * 1e9)))
-        patches = Patches(pairs.dataset, recipe, pairs.all_blurred)
+    patches = Patches(pairs.dataset, recipe, pairs.all_blurred)
     start_from = stage_before or recipe.model.weights
     model, untrained = _network(recipe, start_from, started=resume and (out / LAST).is_file())
     train_only_parts_of(model, recipe.prior.stage)
@@ -286,16 +287,14 @@ class _Pairs(NamedTuple):
     part: Dataset
     held_out: Dataset | None
     pairs: TrainingPairs
-    patches: Patches
 
 
 def _pairs(recipe: Recipe, src: str | Path) -> _Pairs:
-    """Open what a recipe draws from, and refuse what does not suit it."""
+    """Open what a recipe draws from."""
     dataset = training_split(src)
     others = open_sources(recipe.sources, dataset)
     part, held_out = hold_out_scenes(dataset, recipe.val_fraction, recipe.seed)
-    pairs = combine(part, others, recipe.sources)
-    return _Pairs(dataset, others, part, held_out, pairs, Patches(pairs.dataset, recipe, pairs.all_blurred))
+    return _Pairs(dataset, others, part, held_out, combine(part, others, recipe.sources))
 
 
 def _network(recipe: Recipe, start_from: str | Path | None, *, started: bool) -> tuple[nn.Module, int]:

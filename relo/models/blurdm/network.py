@@ -18,7 +18,7 @@ from relo.models.blurdm.encoder import PRIOR, LatentEncoder
 from relo.models.blurdm.schedule import ScheduleForm
 from relo.models.layers import check_image_batch, crop_to, pad_to_multiple
 from relo.models.restoration import Restoration
-from relo.models.tiles import OVERLAP, restore_in_tiles
+from relo.models.tiles import OVERLAP, needs_tiles, restore_in_tiles
 
 
 class Needs(NamedTuple):
@@ -97,11 +97,9 @@ class BlurDM(nn.Module):
         check_image_batch(blur)
         height, width = blur.shape[-2:]
         padded = pad_to_multiple(blur, self.stride)
-        if prior is None and not self.training and 0 < self.tile < max(padded.shape[-2:]):
+        if prior is None and not self.training and needs_tiles(padded, self.tile):
             drawn = self.diffusion.draw_noise(noise, blur.shape[0])
-            residual = restore_in_tiles(
-                lambda part: self._restored(part, drawn).image - part, padded, self.tile, OVERLAP
-            )
+            residual = restore_in_tiles(lambda part: self._restored(part, drawn).image - part, padded, self.tile)
             return Restoration(crop_to(padded + residual, height, width), (), ())
         restored = self._restored(padded, noise) if prior is None else self.backbone(padded, prior)
         return _cropped(restored, height, width)

@@ -30,7 +30,8 @@ def run_record(
     stage_before: Path | None,
 ) -> dict[str, Any]:
     """What run.json tells."""
-    staged: dict[str, Any] = {"parts": parts_of(model)} if parts_of(model) else {}
+    parts = parts_of(model)
+    staged: dict[str, Any] = {"parts": parts} if parts else {}
     if stage_before:
         staged["started_from"] = file_sha256(find_weights(stage_before))
     return staged | {
