@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -117,6 +117,8 @@ def prepare_workers(modules: Sequence[str]) -> None:
 @contextmanager
 def _interrupts_later() -> Iterator[None]:
     """Hold Ctrl-C back meanwhile; processes started inside never get it, their parent stops them."""
+    # Starting a process starts this first where it doesn't run yet, and that ends by letting Ctrl-C through.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

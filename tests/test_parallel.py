@@ -4,6 +4,7 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -143,3 +144,23 @@ def _numba_threads(_: object) -> int:
 def test_processes_have_the_threads_they_are_given():
     assert [threads for _, threads in run_tasks(_numba_threads, [1, 2], jobs=2, threads=1)] == [1, 1]
     assert [threads for _, threads in run_tasks(_numba_threads, [1, 2], jobs=1, threads=1)] == [1, 1]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells signal masks by /proc")
+def test_ctrl_c_never_reaches_the_server_that_workers_come_from():
+    """Not even while it imports. In a process of its own: the helpers of `multiprocessing` start once in each."""
+    program = """if True:
+        from multiprocessing import forkserver, resource_tracker
+        from relo.parallel import prepare_workers
+
+        def ctrl_c_is_blocked(pid):
+            for line in open(f"/proc/{pid}/status"):
+                if line.startswith("SigBlk:"):
+                    return bool(int(line.split()[1], 16) & 0b10)
+
+        assert resource_tracker._resource_tracker._pid is None
+        prepare_workers(["relo.shards.scene"])
+        print(ctrl_c_is_blocked(forkserver._forkserver._forkserver_pid), ctrl_c_is_blocked("self"))
+    """
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["True", "False"]
