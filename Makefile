@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 
 help:
 	@echo "make demo    simulate, process, train briefly, evaluate, report (a few minutes)"
-	@echo "make test    the whole test suite (eleven minutes or more on two cores)"
+	@echo "make test    the whole test suite (about eight minutes on two cores)"
 	@echo "make check   format, lint, types and fast tests: run it before a commit"
 	@echo "make bench   the benchmarks; they print ratios and errors and assert nothing"
 

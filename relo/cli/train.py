@@ -51,10 +51,14 @@ def command(
     torchrun --nproc-per-node 2 -m relo train lbag SRC
     """
     from relo.parallel import reuse_freed_memory
-    from relo.training import load_recipe, train
-    from relo.training.diffusion.recipe import is_diffusion_recipe
+    from relo.training import list_recipes, load_recipe, train
+    from relo.training.diffusion.recipe import RECIPES, is_diffusion_recipe
+    from relo.training.recipe import unknown_recipe
     from relo.training.run.distributed import Processes
 
+    known = (*list_recipes(), *RECIPES)
+    if recipe not in known and not recipe.endswith((".yaml", ".yml")):
+        raise unknown_recipe(recipe, known)
     overrides = (*overrides, *([] if seed is None else [f"seed={seed}"]))
     if is_diffusion_recipe(recipe):
         _train_guide(recipe, src, out, resume, overrides, as_json)

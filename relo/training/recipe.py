@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
@@ -348,10 +349,16 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         content = (files("relo.training") / "recipes" / f"{text}.yaml").read_text(encoding="utf-8")
         values = yaml.safe_load(content)
     else:
-        known = ", ".join(list_recipes())
-        raise ConfigError(f"there is no recipe '{text}'", advice=f"Known: {known}; or give a .yaml file.")
+        raise unknown_recipe(text, list_recipes())
     origin = " ".join([f"recipe {text}", *(f"--set {override}" for override in overrides)])
     return build_config(Recipe, apply_overrides(values, overrides), origin)
+
+
+def unknown_recipe(name: str, known: Sequence[str]) -> ConfigError:
+    """Make the error that tells of the recipes most like `name`, or of all."""
+    near = difflib.get_close_matches(name, known)
+    which = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}; or give a .yaml file."
+    return ConfigError(f"there is no recipe '{name}'", advice=which)
 
 
 def recipe_yaml(recipe: Recipe) -> str:

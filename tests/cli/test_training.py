@@ -210,6 +210,7 @@ def test_models_lists_parameter_counts(capsys):
     ("arguments", "message"),
     [
         (["train", "lbagg", "SHARDS"], "there is no recipe 'lbagg'"),
+        (["train", "exprdif", "SHARDS"], "Did you mean exprdiff or exprdiff-tiny"),
         (["train", "lbag-tiny", "missing"], "missing: does not exist"),
         (["train", "lbag-tiny", "SHARDS", "--set", "stepz=3"], "unknown key 'stepz'"),
         (

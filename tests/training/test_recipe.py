@@ -119,7 +119,9 @@ def test_what_changes_the_result_is_told(setting):
 @pytest.mark.parametrize(
     ("name", "overrides", "match"),
     [
-        ("lbagg", [], "there is no recipe 'lbagg'. Known: .*lbag, lbag-tiny"),
+        ("lbagg", [], "there is no recipe 'lbagg'. Did you mean lbag"),
+        ("unet", [], "there is no recipe 'unet'. .*mimo_unet"),
+        ("?", [], "there is no recipe '.'. Known: .*lbag, lbag-tiny"),
         ("missing.yaml", [], "missing.yaml"),
         ("lbag", ["stepz=3"], "stepz"),
         ("lbag", ["crop=30"], "multiple of 4"),

@@ -499,6 +499,17 @@ def test_another_run_is_not_overwritten(straight, dataset_dir):
     assert result.checkpoint.read_bytes() == before
 
 
+def test_without_its_last_checkpoint_a_run_is_not_resumed_and_its_weights_stay(straight, dataset_dir, tmp_path):
+    recipe, result, _ = straight
+    run = tmp_path / "run"
+    shutil.copytree(result.run, run)
+    (run / "last.ckpt").unlink()
+    with pytest.raises(TrainingError, match=r"no last\.ckpt to resume from.*model\.weights") as caught:
+        train(recipe, dataset_dir, run, resume=True)
+    assert str(run) in str(caught.value)
+    assert (run / "model.safetensors").read_bytes() == result.checkpoint.read_bytes()
+
+
 def test_resuming_with_other_settings_or_data_is_refused(straight, dataset_dir, tmp_path):
     recipe, result, _ = straight
     changed = recipe.model_copy(update={"lr": 1.0, "batch": 3})

@@ -34,6 +34,12 @@ def start_of(out: Path, about: dict[str, Any], *, resume: bool) -> int:
         The folder holds a run that this one cannot go on from.
     """
     state = out / STATE
+    if resume and not state.is_file() and (out / FILE_NAME).exists():
+        raise TrainingError(
+            f"holds weights, but no {STATE} to resume from",
+            file=out,
+            advice="Put it back, or give another folder (-o).",
+        )
     if not resume or not state.is_file():
         if state.exists() or (out / FILE_NAME).exists():
             raise TrainingError(

@@ -13,8 +13,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from relo.config import Config, apply_overrides, build_config, read_yaml
-from relo.errors import ConfigError
-from relo.training.recipe import ModelChoice, Recipe
+from relo.training.recipe import ModelChoice, Recipe, unknown_recipe
 
 NAME = "exprdiff"
 FACTOR = 8  # pixels a latent, along each side
@@ -198,7 +197,7 @@ def load_diffusion_recipe(recipe: str | Path = NAME, overrides: Iterable[str] = 
     """
     text, overrides = str(recipe), list(overrides)
     if text not in RECIPES and not text.endswith((".yaml", ".yml")):
-        raise ConfigError(f"there is no recipe '{text}'", advice=f"Give {', '.join(RECIPES)}, or a .yaml file.")
+        raise unknown_recipe(text, tuple(RECIPES))
     values = RECIPES[text] if text in RECIPES else read_yaml(Path(text))
     origin = " ".join([f"recipe {text}", *(f"--set {override}" for override in overrides)])
     return build_config(DiffusionRecipe, apply_overrides(values, overrides), origin)

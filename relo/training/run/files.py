@@ -69,6 +69,7 @@ def resume_step(out: Path, recipe: Recipe, record: dict[str, Any]) -> int:
         The run had other settings or data, or its files are damaged.
     """
     if not (out / LAST).is_file():
+        _require_no_weights(out)
         return claim(out)
     require_same_settings(out, recipe)
     try:
@@ -114,6 +115,16 @@ def require_same_settings(out: Path, recipe: Recipe) -> None:
             file=out,
             advice=f"Resume with the settings in its {RECIPE}, of a run in stages in {STAGES} beside it, "
             "or give another folder (-o).",
+        )
+
+
+def _require_no_weights(out: Path) -> None:
+    """Refuse to resume a run of which the weights are left, but not the larger file, removed for its size."""
+    if (out / FILE_NAME).exists():
+        raise TrainingError(
+            f"holds weights, but no {LAST} to resume from",
+            file=out,
+            advice=f"Put it back, or train from these weights elsewhere: -o OTHER --set model.weights={out}.",
         )
 
 

@@ -59,6 +59,9 @@ def test_resuming_gives_the_same_bits(straight, recipe, shards, tmp_path):
     assert [line["noise"] for line in metrics(run)] == [line["noise"] for line in metrics(straight.run)]
     again = train_exprdiff(recipe("steps=3"), shards, run, resume=True)
     assert again.notes == ("nothing to do: the run has 3 steps already",)
+    (run / "last.safetensors").unlink()
+    with pytest.raises(TrainingError, match=r"no last\.safetensors to resume from"):
+        train_exprdiff(recipe("steps=3"), shards, run, resume=True)
 
 
 def test_an_interruption_finishes_the_step(recipe, shards, tmp_path):
