@@ -42,6 +42,7 @@ fast: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/pipeline_accuracy.py
+	$(BIN)/python benchmarks/masks.py
 	$(BIN)/python benchmarks/demosaic.py
 	$(BIN)/python benchmarks/warp.py
 	$(BIN)/python benchmarks/flow.py
@@ -55,6 +56,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/regions.py
 	$(BIN)/python benchmarks/blurdm.py
+	$(BIN)/python benchmarks/instant.py
+	$(BIN)/python benchmarks/exprdiff.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
