@@ -37,10 +37,11 @@ def command(
     """Train a model on the train split of SRC, a folder of shards.
 
     RECIPE is a name (fftformer, lbag, lbag_plus, loformer, m2aenet, mimo_unet, mimo_unet_plus, nafnet, nafnet_64,
-    restormer, stripformer; blurdm_mimo_unet_plus, _stripformer, _fftformer, _loformer_s, in three stages; as
-    nafnet_short for networks that see a short exposure too; exprdiff-detector, which learns where blur is from the
-    masks; exprdiff, which guides a diffusion model and needs --set base=SDXL; most also with -tiny, for a laptop)
-    or a YAML file. A part of the training scenes is held out for validation; the test split is never touched.
+    restormer, stripformer; blurdm_mimo_unet_plus, _stripformer, _fftformer, _loformer_s, in three stages;
+    mimo_unet_short, nafnet_short, restormer_short, which see a short exposure too; exprdiff-detector, which learns
+    from the masks where blur is; exprdiff, which guides a diffusion model and needs --set base=SDXL; with -tiny for
+    a laptop, all but nafnet_64, mimo_unet_short and restormer_short) or a YAML file. A part of the training scenes
+    is held out for validation; the test split is never touched.
 
     The run folder gets model.safetensors (weights of the last step), best.safetensors (of the best validation),
     metrics.jsonl, pictures of each validation in samples, and a log for TensorBoard. Ctrl-C finishes the step and
@@ -69,7 +70,8 @@ def command(
     reuse_freed_memory()
     try:
         with common.progress_bar("training", quiet=as_json or not first) as progress:
-            result = train(settings, src, out, resume=resume, progress=progress)
+            announce = common.say if first and not as_json else None
+            result = train(settings, src, out, resume=resume, progress=progress, announce=announce)
     except KeyboardInterrupt:
         if first:
             common.say(_STOPPED)
@@ -108,9 +110,9 @@ def _train_guide(
     reuse_freed_memory()
     try:
         with common.progress_bar("training", quiet=as_json) as progress:
-            result = train_exprdiff(
-                settings, src, out or Path("runs") / settings.name, resume=resume, progress=progress
-            )
+            out = out or Path("runs") / settings.name
+            announce = None if as_json else common.say
+            result = train_exprdiff(settings, src, out, resume=resume, progress=progress, announce=announce)
     except KeyboardInterrupt:
         common.say(_STOPPED)
         raise

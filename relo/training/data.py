@@ -23,7 +23,7 @@ from relo.errors import TrainingError
 from relo.training.blurred import AllBlurred, BlurredPixels
 from relo.training.mixture import Mixture
 from relo.training.order import Groups, spread_order
-from relo.training.recipe import Recipe, Stage
+from relo.training.recipe import PatchStage, Recipe
 from relo.training.sampling import Box, blur_aware_corner, interior, mirror, published_corner, turn, valid_box
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class EndlessBatches(Sampler[list[Draw]]):
     share : (k, n)
         Give only part k of n of each batch, of batch / n draws: what one of n processes trains on. The parts
         together are the batch, whatever n is; with several sources, parts need not have the same of each.
-    stages : sequence of Stage
+    progressive : sequence of PatchStage
         The first batches, where they are of another size and of patches of another size.
     """
 
@@ -206,18 +206,18 @@ class EndlessBatches(Sampler[list[Draw]]):
         start: int = 0,
         groups: Groups | None = None,
         share: tuple[int, int] = (0, 1),
-        stages: Sequence[Stage] = (),
+        progressive: Sequence[PatchStage] = (),
     ) -> None:
         self.mixture = pairs if isinstance(pairs, Mixture) else Mixture((pairs,))
         self.batch, self.seed, self.start, self.groups = batch, seed, start, groups
-        self.share, self.stages = share, stages
+        self.share, self.progressive = share, progressive
 
     def __iter__(self) -> Iterator[list[Draw]]:
         first = self._draws_before_start()
         part, parts = self.share
         orders = [(-1, np.empty(0, np.int64))] * len(self.mixture.counts)  # epoch and order that each source is at
         for step in count(self.start):
-            batch, crop = self._stage(step)
+            batch, crop = self._batch_and_crop(step)
             draws = []
             for number in range(first + part, first + batch, parts):
                 source, position = self.mixture.place(number)
@@ -230,14 +230,13 @@ class EndlessBatches(Sampler[list[Draw]]):
 
     def _draws_before_start(self) -> int:
         batches, draws = self.start, 0
-        for stage in self.stages:
+        for stage in self.progressive:
             draws += min(batches, stage.steps) * stage.batch
             batches -= min(batches, stage.steps)
         return draws + batches * self.batch
 
-    def _stage(self, step: int) -> tuple[int, int]:
-        """Batch and crop of a step."""
-        for stage in self.stages:
+    def _batch_and_crop(self, step: int) -> tuple[int, int]:
+        for stage in self.progressive:
             if step < stage.steps:
                 return stage.batch, stage.crop
             step -= stage.steps

@@ -23,8 +23,9 @@ RUN_ONLY = (
     *("log_every", "val_every", "val_images", "checkpoint_every"),
 )
 
-# What the stages of one run share.
-OF_ALL_STAGES = ("name", "model", "stages", "sources", "device", "threads")
+# What the stages of one run share. With another seed or val_fraction a stage would hold out other scenes, and what
+# validates one would have been trained on in another.
+OF_ALL_STAGES = ("name", "model", "stages", "sources", "seed", "val_fraction", "device", "threads")
 
 
 class ModelChoice(Config):
@@ -77,7 +78,7 @@ class PriorTraining(Config):
     draws: int = Field(default=32, ge=1, le=4096)
 
 
-class Stages(Config):
+class PriorStages(Config):
     """A run that trains a `blurdm` in three stages: what each of them sets otherwise than the rest of the recipe.
 
     Attributes
@@ -108,7 +109,7 @@ class Cosine(Config):
     lr_min: float = Field(default=0.0, ge=0)
 
 
-class Stage(Config):
+class PatchStage(Config):
     """Steps with patches of another size and number than the rest of the run, as in Restormer's training.
 
     Attributes
@@ -160,8 +161,8 @@ class Recipe(Config):
         Patches per step; with several processes (torchrun), of all of them together.
     crop : int
         Side of the square patches [px], a multiple of 4.
-    progressive : tuple of Stage
-        Stages that the run begins with, with another `batch` and `crop`.
+    progressive : tuple of PatchStage
+        PriorStages that the run begins with, with another `batch` and `crop`.
     sources : tuple of Source
         Further datasets to draw patches from. Validation looks at the first dataset only.
     lr : float
@@ -184,7 +185,7 @@ class Recipe(Config):
         initial weights and is validated and saved in place of the weights; 0 for none.
     loss : LossWeights
     prior : PriorTraining
-    stages : Stages, optional
+    stages : PriorStages, optional
         Train in three stages, one after the other.
     bapc : float
         Probability that a patch is centred on a blurred pixel.
@@ -227,7 +228,7 @@ class Recipe(Config):
     steps: int = Field(default=300_000, ge=1)
     batch: int = Field(default=12, ge=1, le=65_536)
     crop: int = Field(default=256, ge=4)
-    progressive: tuple[Stage, ...] = ()
+    progressive: tuple[PatchStage, ...] = ()
     sources: tuple[Source, ...] = ()
     lr: float = Field(default=1e-4, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
@@ -240,7 +241,7 @@ class Recipe(Config):
     ema: float = Field(default=0.0, ge=0, lt=1)
     loss: LossWeights = LossWeights()
     prior: PriorTraining = PriorTraining()
-    stages: Stages | None = None
+    stages: PriorStages | None = None
     bapc: float = Field(default=0.5, ge=0, le=1)
     bapc_form: Literal["clean", "published"] = "clean"
     hflip: float = Field(default=0.5, ge=0, le=1)

@@ -13,8 +13,9 @@ from relo.errors import TrainingError
 from relo.shards import Dataset, open_dataset
 from relo.shards.reader import read_index
 from relo.shards.schema import DATASET_FILE
+from relo.training.data import hold_out_scenes
 from relo.training.mixture import Mixture
-from relo.training.recipe import Source
+from relo.training.recipe import Recipe, Source
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,44 @@ class TrainingPairs:
     dataset: Dataset
     mixture: Mixture
     all_blurred: frozenset[int]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run draws from.
+
+    Attributes
+    ----------
+    dataset : relo.shards.Dataset
+        The train split that the run was given.
+    trained_on, held_out : relo.shards.Dataset
+        Its scenes that are trained on, and those that validate; None where nothing can be held out.
+    others : tuple of (Source, relo.shards.Dataset)
+        Further sources, and their train splits.
+    pairs : TrainingPairs
+        Of `trained_on` and the others.
+    """
+
+    dataset: Dataset
+    trained_on: Dataset
+    held_out: Dataset | None
+    others: tuple[tuple[Source, Dataset], ...]
+    pairs: TrainingPairs
+
+
+def open_training_data(recipe: Recipe, src: str | Path) -> TrainingData:
+    """Open the train split of `src` and of the recipe's sources, and hold out what validates.
+
+    Raises
+    ------
+    ShardError, TrainingError
+        As `training_split` and `open_sources` do.
+    """
+    dataset = training_split(src)
+    others = open_sources(recipe.sources, dataset)
+    trained_on, held_out = hold_out_scenes(dataset, recipe.val_fraction, recipe.seed)
+    pairs = combine(trained_on, others, recipe.sources)
+    return TrainingData(dataset, trained_on, held_out, tuple(zip(recipe.sources, others, strict=True)), pairs)
 
 
 def training_split(src: str | Path) -> Dataset:

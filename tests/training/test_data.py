@@ -26,7 +26,7 @@ from relo.training.data import (
 )
 from relo.training.mixture import Mixture
 from relo.training.order import Groups, spread_order
-from relo.training.recipe import Stage
+from relo.training.recipe import PatchStage
 from relo.training.sampling import Box
 
 from .conftest import write_dataset
@@ -273,7 +273,7 @@ def test_processes_share_out_the_same_batches(processes):
         assert sorted(draw for share in shares for draw in share[step]) == sorted(batch)
 
 
-STAGES = (Stage(steps=3, crop=24, batch=6), Stage(steps=2, crop=20, batch=3))
+STAGES = (PatchStage(steps=3, crop=24, batch=6), PatchStage(steps=2, crop=20, batch=3))
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 9])
@@ -284,7 +284,7 @@ def test_stages_and_sources_go_on_where_they_stopped(start, at_once):
     found = None if at_once is None else groups([0, 0, 1, 1, 1, 0, 0, 1, 1], [0, 0, 1, 1, 2, 3, 3, 4, 4], at_once)
 
     def batches(**where):
-        return EndlessBatches(mixture, 2, 7, groups=found, stages=STAGES, **where)
+        return EndlessBatches(mixture, 2, 7, groups=found, progressive=STAGES, **where)
 
     whole = list(islice(batches(), 30))
     assert [len(batch) for batch in whole] == [6] * 3 + [3] * 2 + [2] * 25
@@ -308,10 +308,10 @@ def test_the_first_source_is_drawn_in_the_order_it_has_alone():
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_share_out_stages_and_sources(processes):
-    mixture, stages = Mixture([5, 4], [Fraction(1, 2)]), (Stage(steps=2, crop=8, batch=12),)
-    whole = list(islice(EndlessBatches(mixture, 6, 0, stages=stages), 6))
+    mixture, stages = Mixture([5, 4], [Fraction(1, 2)]), (PatchStage(steps=2, crop=8, batch=12),)
+    whole = list(islice(EndlessBatches(mixture, 6, 0, progressive=stages), 6))
     shares = [
-        list(islice(EndlessBatches(mixture, 6, 0, share=(rank, processes), stages=stages), 6))
+        list(islice(EndlessBatches(mixture, 6, 0, share=(rank, processes), progressive=stages), 6))
         for rank in range(processes)
     ]
     for step, batch in enumerate(whole):

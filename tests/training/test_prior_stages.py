@@ -7,12 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from relo.errors import ConfigError, TrainingError
+from relo.errors import ConfigError, ReloError, TrainingError
+from relo.locks import locked
 from relo.models import create_model
 from relo.training import evaluate, load_checkpoint, load_recipe, train
 from relo.training.prior_stages import Priors, parts_of, prior_loss, priors, restored_in_stage, train_only_parts_of
 from relo.training.recipe import PriorTraining
 from relo.training.run.folder import RunFolder
+from relo.training.run.record import parts_in_words
 
 BACKBONES = {
     "mimo_unet_plus": "num_res: 1, width: 4",
@@ -64,8 +66,10 @@ def test_the_stages_follow_each_other(straight):
     result, seen = straight
     run = result.run
     assert result.steps == 12
-    assert [args[:2] for args in seen] == [(step, 12) for step in range(1, 13)]
-    assert [args[2].split()[0] for args in seen] == ["encode"] * 4 + ["diffuse"] * 5 + ["restore"] * 3
+    steps = [args for args in seen if "validating" not in args[2]]
+    assert [args[:2] for args in steps] == [(step, 12) for step in range(1, 13)]
+    assert [args[2].split()[0] for args in steps] == ["encode"] * 4 + ["diffuse"] * 5 + ["restore"] * 3
+    assert (4, 12, "encode 1/3 validating: 0 of 2 images") in seen
     logged = [{key for line in lines(folder) for key in line} for folder in (run / "encode", run / "diffuse", run)]
     assert [("charbonnier" in keys, "prior" in keys) for keys in logged] == [
         (True, False),
@@ -115,7 +119,7 @@ def test_resumed_in_any_stage_it_equals_the_straight_run(stopped, straight, data
 
     def interrupt(self, trainer, *args):
         if self.recipe.prior.stage == stage and trainer.global_step == at:
-            self._interrupted = True
+            self._interrupts.received = True
         plain(self, trainer, *args)
 
     monkeypatch.setattr(RunFolder, "on_train_batch_end", interrupt)
@@ -157,7 +161,7 @@ def test_what_stops_the_last_step_of_a_stage_stops_the_run(stage, dataset_dir, t
     def interrupt(self, trainer, *args):
         plain(self, trainer, *args)
         if self.recipe.prior.stage == stage and trainer.global_step == self.recipe.steps:
-            self._interrupted = True  # as late as during the last validation
+            self._interrupts.received = True  # as late as during the last validation
 
     monkeypatch.setattr(RunFolder, "on_train_batch_end", interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -177,9 +181,30 @@ def test_a_refused_resume_changes_nothing(straight, dataset_dir, tmp_path):
     with pytest.raises(TrainingError, match="with another lr"):
         train(recipe_of("mimo_unet_plus", STEPS, "stages.restore.lr=0.5"), dataset_dir, run, resume=True)
     assert (run / "stages.yaml").read_bytes() == before
-    shutil.rmtree(run / "encode")
-    with pytest.raises(TrainingError, match="though a later stage was begun"):
+    best = (run / "encode" / "best.safetensors").read_bytes()
+    with pytest.raises(
+        TrainingError, match=r"beyond 4 steps: the stage 'restore' was begun.*stages\.encode\.steps=4"
+    ):
+        train(recipe_of("mimo_unet_plus", STEPS | {"encode": 6}), dataset_dir, run, resume=True)
+    assert (run / "encode" / "best.safetensors").read_bytes() == best
+    (run / "diffuse" / "model.safetensors").unlink()
+    with pytest.raises(TrainingError, match=r"diffuse: holds no model\.safetensors, though the stage 'restore'"):
         train(recipe_of(), dataset_dir, run, resume=True)
+    shutil.rmtree(run / "encode")
+    with pytest.raises(TrainingError, match=r"encode: holds no last\.ckpt, though the stage 'restore' was begun"):
+        train(recipe_of(), dataset_dir, run, resume=True)
+
+
+def test_the_last_stage_may_go_on(straight, dataset_dir, tmp_path):
+    run = shutil.copytree(straight[0].run, tmp_path / "run")
+    assert train(recipe_of("mimo_unet_plus", STEPS | {"restore": 4}), dataset_dir, run, resume=True).steps == 13
+
+
+def test_a_layer_that_is_never_used_does_not_make_its_part_frozen():
+    model = create_model("blurdm", **recipe_of("fftformer").in_stages()["restore"].model.options)
+    train_only_parts_of(model, "restore")
+    assert parts_of(model)["backbone"]["frozen"] > 0
+    assert parts_in_words(model)[0].endswith("frozen: nothing")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -202,6 +227,34 @@ def test_every_trained_parameter_gets_a_gradient(backbone):
 def test_a_finished_run_is_not_overwritten(straight, dataset_dir):
     with pytest.raises(TrainingError, match="holds a training run already"):
         train(recipe_of(), dataset_dir, straight[0].run)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("kept", [".", "encode"])
+def test_a_run_in_progress_is_left_alone(kept, resume, dataset_dir, tmp_path):
+    written = {tmp_path / "stages.yaml": "a", tmp_path / "encode" / "metrics.jsonl": "b"}
+    (tmp_path / "encode").mkdir()
+    for path, text in written.items():
+        path.write_text(text)
+    with locked(tmp_path / kept), pytest.raises(ReloError, match="another relo is writing here"):
+        train(recipe_of(), dataset_dir, tmp_path, resume=resume)
+    assert {path: path.read_text() for path in written} == written
+
+
+def test_each_stage_is_announced(dataset_dir, tmp_path):
+    said = []
+    train(recipe_of("mimo_unet_plus", dict.fromkeys(STEPS, 1)), dataset_dir, tmp_path, announce=said.append)
+    assert [line.partition(":")[0] for line in said] == [
+        "stage encode 1/3",
+        "stage diffuse 2/3",
+        "stage restore 3/3",
+    ]
+
+
+@pytest.mark.parametrize("key", ["seed=3", "val_fraction=0.3"])
+def test_no_stage_holds_out_other_scenes(key):
+    with pytest.raises(ConfigError, match=rf"stages\.encode: '{key.partition('=')[0]}' is set for all stages"):
+        recipe_of("mimo_unet_plus", STEPS, f"stages.encode.{key}")
 
 
 @pytest.mark.parametrize("backbone", sorted(BACKBONES.keys() - {"mimo_unet_plus"}))

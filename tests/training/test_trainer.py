@@ -59,7 +59,9 @@ def test_the_run_folder_tells_everything(straight, dataset_dir):
     assert validated[-1]["validation"] == result.validation
     assert result.validation.keys() == {"psnr", "psnr_input", "psnr_w", "psnr_w_input"}
     assert (result.steps, result.loss, result.notes) == (8, logged[-1]["loss"], ())
-    assert [args[:2] for args in seen] == [(step, 8) for step in range(1, 9)]
+    assert [args[:2] for args in seen if "validating" not in args[2]] == [(step, 8) for step in range(1, 9)]
+    shown = [args for args in seen if "validating" in args[2]]
+    assert shown == [(step, 8, f"validating: {done} of 2 images") for step in (4, 8) for done in (0, 1)]
     record = json.loads((run / "run.json").read_text())
     index = json.loads((dataset_dir / "dataset.json").read_text())["shards"]
     hashes = {entry["file"]: entry["sha256"] for entry in index if entry["file"] != "yard.h5"}
@@ -489,6 +491,27 @@ def test_an_unreadable_shard_is_one_line_even_from_a_loader_process(tmp_path, ti
     with pytest.raises(TrainingError, match="cannot be decoded") as caught:
         train(recipe, src, tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_trained_on_what_is_told_first(dataset_dir, tmp_path, tiny_recipe):
+    told = []
+    result = train(tiny_recipe("steps=1"), dataset_dir, tmp_path / "run", announce=told.append)
+    record = json.loads((result.run / "run.json").read_text())
+    assert (record["device"], record["precision"], record["model"]) == ("cpu", "32-true", "lbag")
+    (held_out,) = record["validation_scenes"]
+    (line,) = told
+    assert line.startswith("training lbag (") and " M parameters) on cpu: " in line
+    assert line.endswith(f"{record['pairs']} pairs of 2 scenes, validated on {held_out}")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_memory_that_does_not_suffice_is_one_line(error, dataset_dir, tmp_path, tiny_recipe, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("relo.training.optimisation.RestorationTraining.training_step", fail)
+    with pytest.raises(TrainingError, match=r"memory does not suffice\. Use a smaller batch"):
+        train(tiny_recipe("steps=1"), dataset_dir, tmp_path / "run")
 
 
 def test_another_run_is_not_overwritten(straight, dataset_dir):

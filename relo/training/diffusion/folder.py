@@ -1,16 +1,13 @@
-"""The run folder of a guide: where a resumed run begins, and which lines of its metrics stay."""
+"""The run folder of a guide: whether a run may begin or go on in it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from relo.atomic import write_text
-from relo.errors import TrainingError
-from relo.training.checkpoint import FILE_NAME
 from relo.training.diffusion.state import FILE as STATE
 from relo.training.diffusion.state import read_record
+from relo.training.run.files import RECIPE, may_resume, require_same, require_same_dataset, require_unused
 
 
 def start_of(out: Path, about: dict[str, Any], *, resume: bool) -> int:
@@ -33,45 +30,12 @@ def start_of(out: Path, about: dict[str, Any], *, resume: bool) -> int:
     TrainingError
         The folder holds a run that this one cannot go on from.
     """
-    state = out / STATE
-    if resume and not state.is_file() and (out / FILE_NAME).exists():
-        raise TrainingError(
-            f"holds weights, but no {STATE} to resume from",
-            file=out,
-            advice="Put it back, or give another folder (-o).",
-        )
-    if not resume or not state.is_file():
-        if state.exists() or (out / FILE_NAME).exists():
-            raise TrainingError(
-                "holds a training run already",
-                file=out,
-                advice="Continue it with --resume, or give another folder (-o).",
-            )
+    if not resume:
+        require_unused(out, STATE)
         return 0
-    step, before = read_record(state)
-    settings, earlier = about["settings"], before.get("settings", {})
-    changed = [key for key in settings if settings[key] != earlier.get(key)]
-    if changed:
-        raise TrainingError(
-            f"was trained with another {', '.join(changed)}",
-            file=out,
-            advice="Resume with the settings in its recipe.yaml, or give another folder (-o).",
-        )
-    if before.get("fingerprint") != about["fingerprint"]:
-        raise TrainingError(
-            "was trained on another dataset", file=out, advice="Give the same dataset, or another folder (-o)."
-        )
+    if not may_resume(out, STATE):
+        return 0
+    step, before = read_record(out / STATE)
+    require_same(out, about["settings"], before.get("settings", {}), f"its {RECIPE}")
+    require_same_dataset(out, about["fingerprint"], before.get("fingerprint"))
     return step
-
-
-def keep_lines(metrics: Path, step: int) -> None:
-    """Drop the lines that a killed run wrote after its last saved state."""
-    kept = []
-    for text in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else ():
-        try:
-            if json.loads(text)["step"] > step:
-                break
-        except (ValueError, TypeError, KeyError):  # half a line
-            break
-        kept.append(text + "\n")
-    write_text(metrics, "".join(kept))

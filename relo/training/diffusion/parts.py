@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from relo.errors import ConfigError, TrainingError
+from relo.errors import ConfigError
 from relo.models.exprdiff.diffusion.base import BaseModel, require_packages
 from relo.models.exprdiff.diffusion.guide import ShortExposureGuide
 from relo.models.exprdiff.diffusion.guided_unet import GuidedUNet
 from relo.models.exprdiff.diffusion.prompts import Prompt, encode_prompt
 from relo.training.diffusion.recipe import FACTOR, DiffusionRecipe
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory")  # what torch says of the CPU's
 
 
 @dataclass(frozen=True)
@@ -80,29 +76,3 @@ def require_factor(vae: Any) -> None:
             f"the base model has a latent for {factor} x {factor} px, the guide is made for {FACTOR} x {FACTOR}",
             advice="Give an SDXL: base=NAME.",
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """Device of a recipe or an option.
-
-    Raises
-    ------
-    ConfigError
-        There is no such device.
-    """
-    there = torch.cuda.is_available()
-    if name.startswith("cuda") and not there:
-        raise ConfigError("device is cuda but torch finds no GPU", advice="Use device=cpu, or see relo doctor.")
-    return torch.device(("cuda" if there else "cpu") if name == "auto" else name)
-
-
-@contextmanager
-def memory_explained(advice: str) -> Iterator[None]:
-    """Tell of memory that does not suffice in one line, with what lowers the need."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        enough = isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError)
-        if enough and not any(text in str(error) for text in _NO_MEMORY):
-            raise
-        raise TrainingError("the memory does not suffice", advice=advice) from error

@@ -27,9 +27,11 @@ from relo.models.exprdiff.diffusion.schedule import SCHEDULERS
 from relo.models.exprdiff.diffusion.weights import GuideFile, read_guide, read_header
 from relo.training.checkpoint import FILE_NAME
 from relo.training.data import to_tensor
-from relo.training.diffusion.parts import choose_device, memory_explained, require_factor
+from relo.training.devices import choose_device
+from relo.training.diffusion.parts import require_factor
 from relo.training.diffusion.recipe import FACTOR
 from relo.training.inference.regions import blend_weights
+from relo.training.memory_errors import memory_explained
 
 MARGIN = 64  # [px] that the window sees around all that counts
 _MEMORY_ADVICE = "Use smaller tiles, --set tile=64, or --set precision=bf16."

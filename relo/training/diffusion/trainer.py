@@ -25,18 +25,23 @@ from relo.atomic import unfinished, write_text, writing_to
 from relo.errors import TrainingError
 from relo.locks import locked
 from relo.models.exprdiff.diffusion.weights import write_guide
+from relo.progress import Progress
 from relo.resources import usable_cores
 from relo.training.checkpoint import FILE_NAME
 from relo.training.data import EndlessBatches, Item, Patches
+from relo.training.devices import choose_device, device_in_words
 from relo.training.diffusion.batches import Batches
-from relo.training.diffusion.folder import keep_lines, start_of
-from relo.training.diffusion.interrupts import finishing_steps, leave_signals_to_trainer
+from relo.training.diffusion.folder import start_of
 from relo.training.diffusion.objective import Batch, Draws, draw, objective
-from relo.training.diffusion.parts import Parts, base_of, build_parts, choose_device, memory_explained
+from relo.training.diffusion.parts import Parts, base_of, build_parts
 from relo.training.diffusion.recipe import DiffusionRecipe, diffusion_recipe_yaml, what_changes_the_result
 from relo.training.diffusion.state import FILE as STATE
 from relo.training.diffusion.state import restore_state, save_state
+from relo.training.memory_errors import memory_explained
 from relo.training.run.files import METRICS, RECIPE, RUN
+from relo.training.run.finite import require_finite
+from relo.training.run.interrupts import finishing_steps, leave_signals_to_trainer
+from relo.training.run.metrics_file import keep_lines_until
 from relo.training.sources import describe, training_split
 
 _MEMORY_ADVICE = "Use --set at_once=1, a smaller crop, gradient_checkpointing=true or precision=bf16-mixed."
@@ -76,7 +81,8 @@ def train_exprdiff(
     out: str | Path,
     *,
     resume: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> DiffusionTrainingResult:
     """Train a guide on the `train` split of a dataset with short exposures. The test split is never touched.
 
@@ -93,6 +99,8 @@ def train_exprdiff(
         Continue from `last.safetensors`, if it is there.
     progress : callable, optional
         Called with (steps done, steps in all, text on the loss).
+    announce : callable, optional
+        Called with a line on what is trained on what, before the first step.
 
     Raises
     ------
@@ -114,6 +122,8 @@ def train_exprdiff(
         "dataset": describe(dataset),
         "pairs": len(dataset),
         "base": recipe.base,
+        "device": device_in_words(device),
+        "precision": recipe.precision,
         "versions": {"relo": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
     about = {"settings": what_changes_the_result(recipe), "fingerprint": dataset.fingerprint}
@@ -134,7 +144,13 @@ def train_exprdiff(
         with writing_to(out, "Make room on its disk, or give another folder (-o)."):
             write_text(out / RECIPE, diffusion_recipe_yaml(recipe))
             write_text(out / RUN, json.dumps(record, indent=2) + "\n")
-            keep_lines(out / METRICS, start)
+            keep_lines_until(out / METRICS, start)
+        if announce:
+            size = sum(values.numel() for values in run.guide.parameters()) / 1e6
+            announce(
+                f"training a guide ({size:.3g} M parameters) for {recipe.base} on {record['device']}: "
+                f"{len(dataset)} pairs of {len(dataset.scenes)} scenes"
+            )
         return run.train(_loader(patches, recipe, start, device), start, progress)
 
 
@@ -159,15 +175,13 @@ class _Run:
         self.batches = Batches(recipe, device)
         self.losses: list[dict[str, Tensor]] = []
 
-    def train(
-        self, loader: DataLoader[Item], start: int, progress: Callable[[int, int, str], None] | None
-    ) -> DiffusionTrainingResult:
+    def train(self, loader: DataLoader[Item], start: int, progress: Progress | None) -> DiffusionTrainingResult:
         """Do the steps from `start` on."""
         recipe, loss, first, saving = self.recipe, math.nan, 0.0, 0.0
-        with finishing_steps() as interrupted, memory_explained(_MEMORY_ADVICE):
+        with finishing_steps() as interrupts, memory_explained(_MEMORY_ADVICE):
             for step, item in enumerate(loader, start + 1):
                 self.losses.append(self.step(self.batches.of(item), step))
-                stopping = bool(interrupted)  # asked once: what comes later is for the next step
+                stopping = interrupts.received  # asked once: what comes later is for the next step
                 leaving = stopping or step == recipe.steps
                 if leaving or step % recipe.log_every == 0:
                     loss = self._log(step)
@@ -236,12 +250,7 @@ class _Run:
         return means["loss"]
 
     def _save(self, step: int) -> None:
-        finite = [torch.isfinite(parameter).all() for parameter in self.guide.parameters()]
-        if not bool(torch.stack(finite).all()):
-            raise TrainingError(
-                f"the weights became infinite or not a number by step {step}",
-                advice="Lower lr; what was saved before is good, --resume continues from it.",
-            )
+        require_finite(self.guide.parameters(), step, "Lower lr")
         recipe = self.recipe
         about = {
             "base": {"name": recipe.base, "variant": recipe.variant},

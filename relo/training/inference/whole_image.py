@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import torch
 
-from relo.errors import ConfigError, TrainingError
+from relo.errors import ConfigError
 from relo.models import Restoration
+from relo.training.devices import choose_device
 from relo.training.inference.memory_estimate import choose_tile, device_of, memory_at_hand
 from relo.training.inference.own_mask import MaskedNetwork, part_of, predict_grid
 from relo.training.inference.tiling import aligned_tile, windows
+from relo.training.memory_errors import memory_explained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 # 36 px, and 1.2 times 62 px, when it adds up to 1.7 to values in [0, 1]. The outer 3/8 of the overlap, 72 px, count
 # nothing. Weights that amplify more reach further, and restore nothing: 1.3 times, 94 px, adding up to 30.
 OVERLAP = 192
-_NO_MEMORY = ("can't allocate memory", "not enough memory")  # what torch says of the CPU's
 
 
 def restore(
@@ -70,7 +70,7 @@ def restore(
     tile, overlap = choose_windows(model, blur, tile, overlap)
     height, width = blur.shape[-2:]
     device = device_of(model)
-    with torch.no_grad(), _memory_errors_explained(tile or max(height, width)):
+    with torch.no_grad(), _memory_explained(tile or max(height, width)):
         if not tile:
             return _run(model, blur, mask, device).to(blur.device)
         if mask is None and isinstance(model, MaskedNetwork):
@@ -109,7 +109,7 @@ def predict_own_mask(
     if not isinstance(model, MaskedNetwork):
         return None
     tile, overlap = choose_windows(model, blur, tile, overlap)
-    with torch.no_grad(), _memory_errors_explained(tile or max(blur.shape[-2:])):
+    with torch.no_grad(), _memory_explained(tile or max(blur.shape[-2:])):
         return predict_grid(model, blur, tile, overlap, device_of(model)).to(blur.device)
 
 
@@ -134,23 +134,14 @@ def choose_windows(model: nn.Module, blur: Tensor, tile: int | None, overlap: in
 
 
 def on_device(model: nn.Module, device: str | None) -> nn.Module:
-    """Put a model on a device, in evaluation mode.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    device : str, optional
-        "cpu", "cuda", …; the GPU if there is one.
+    """Put a model on a device (see `choose_device`), in evaluation mode.
 
     Raises
     ------
     ConfigError
         There is no such device.
     """
-    try:
-        return model.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))).eval()
-    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is no such device
-        raise ConfigError(f"the device {device!r} cannot be used ({str(error).splitlines()[0]})") from error
+    return model.to(choose_device(device)).eval()
 
 
 def check_options(tile: int | None, overlap: int | None) -> None:
@@ -166,13 +157,7 @@ def _run(model: nn.Module, blur: Tensor, mask: Tensor | None, device: torch.devi
     return model(blur) if mask is None else model(blur, mask.to(device))
 
 
-@contextmanager
-def _memory_errors_explained(tile: int) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in _NO_MEMORY):
-            raise
-        raise TrainingError(
-            f"the memory does not suffice for {tile} px at once", advice="Use smaller windows: --tile 512, or less."
-        ) from error
+def _memory_explained(tile: int) -> AbstractContextManager[None]:
+    return memory_explained(
+        "Use smaller windows: --tile 512, or less.", f"the memory does not suffice for {tile} px at once"
+    )

@@ -29,6 +29,7 @@ def validate_detector(
     images: WholeImages,
     device: torch.device,
     processes: Processes,
+    report: Callable[[int, int], None],
 ) -> Validated:
     """Find the blurred patches of validation images, shared out among the processes, and count those told right.
 
@@ -43,6 +44,8 @@ def validate_detector(
         At least one.
     device : torch.device
     processes : Processes
+    report : callable
+        Called before each image with how many are done, of how many, by this process.
 
     Returns
     -------
@@ -52,7 +55,9 @@ def validate_detector(
     """
     pictured = pictured_positions(len(images))
     rows = []
-    for position in range(processes.rank, len(images), processes.size):
+    own = range(processes.rank, len(images), processes.size)
+    for done, position in enumerate(own):
+        report(done, len(own))
         item = images[position]
         blur, sharp, mask = (item[name][None].to(device) for name in ("blur", "sharp", "mask"))
         with torch.no_grad():

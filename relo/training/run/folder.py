@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,9 +18,9 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from relo.atomic import part_name, unfinished, writing_to
-from relo.errors import TrainingError
 from relo.images import write_image
 from relo.models.exprdiff.detector import BlurDetector
+from relo.progress import Progress
 from relo.training.checkpoint import BEST_NAME, FILE_NAME, save_checkpoint
 from relo.training.data import WholeImages
 from relo.training.optimisation import RestorationTraining
@@ -31,6 +28,8 @@ from relo.training.recipe import Recipe
 from relo.training.run.detector_validation import validate_detector
 from relo.training.run.distributed import Processes
 from relo.training.run.files import LAST, METRICS, SAMPLES, TENSORBOARD
+from relo.training.run.finite import require_finite
+from relo.training.run.interrupts import Interrupts, finishing_steps
 from relo.training.run.loss_log import LossLog
 from relo.training.run.step_clock import StepClock
 from relo.training.run.validation import Validated, validate
@@ -51,8 +50,8 @@ class RunFolder(Callback):
     images : WholeImages or None
         What to validate on.
     processes : Processes
-    progress : callable, optional
-        Called with (steps done, steps in all, text on the loss).
+    progress : callable
+        Called with (steps done, steps in all, text on the loss or the validation).
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class RunFolder(Callback):
         losses: LossLog,
         images: WholeImages | None,
         processes: Processes,
-        progress: Callable[[int, int, str], None] | None,
+        progress: Progress,
     ) -> None:
         self.out, self.recipe, self.record, self.losses = out, recipe, record, losses
         self.images, self.processes, self.progress = images, processes, progress
@@ -72,8 +71,7 @@ class RunFolder(Callback):
         self.best: dict[str, Any] = {}
         self.steps_per_second = math.nan
         self.started = False  # everything that a checkpoint holds has been put back
-        self._interrupted = False
-        self._stop: Callable[[int, FrameType | None], None] | None = None
+        self._interrupts = Interrupts()
         self._board: SummaryWriter | None = None
         self._clock = StepClock(torch.device("cpu"))
 
@@ -81,22 +79,21 @@ class RunFolder(Callback):
         """Open TensorBoard's log, without what a killed run wrote after its last checkpoint."""
         self.started = True
         self._clock = StepClock(pl_module.device)
-        if self._stop:
-            signal.signal(signal.SIGTERM, self._stop)  # not before: Lightning has only now set its own
+        self._interrupts.listen_to_sigterm()  # not before: Lightning has only now set its own handler
         if self.processes.is_first:
             self._board = SummaryWriter(str(self.out / TENSORBOARD), purge_step=trainer.global_step + 1)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:  # noqa: ARG002
         """Log, validate, save and report after a step."""
         step, recipe = trainer.global_step, self.recipe
-        interrupted = self.processes.any(self._interrupted)
+        interrupted = self.processes.any(self._interrupts.received)
         leaving = interrupted or step == recipe.steps
         validating = self.images is not None and (step % recipe.val_every == 0 or step == recipe.steps)
         saving = leaving or step % recipe.checkpoint_every == 0
         if validating or saving:
             self._clock.stop(step)
             self.losses.check()
-            _require_finite(pl_module, step)
+            require_finite(pl_module.state_dict().values(), step, "Lower lr or set clip=1")
         if leaving or step % recipe.log_every == 0:
             self._log(step, trainer.optimizers[0].param_groups[0]["lr"])
         try:
@@ -109,8 +106,7 @@ class RunFolder(Callback):
         if interrupted:
             trainer.should_stop = True
         self._clock.start(step)  # the first step is not measured: it includes what torch prepares only once
-        if self.progress and self.processes.is_first:
-            self.progress(step, recipe.steps, "" if math.isnan(self.loss) else f"loss {self.loss:.4f}")
+        self._report(step, "" if math.isnan(self.loss) else f"loss {self.loss:.4f}")
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
         """Keep the speed of the steps."""
@@ -118,7 +114,7 @@ class RunFolder(Callback):
 
     def was_interrupted(self) -> bool:
         """Whether any process was told to stop, be it after the last step; all processes must ask."""
-        return self.processes.any(self._interrupted)
+        return self.processes.any(self._interrupts.received)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know: the unfinished interval of the log, and the best validation so far."""
@@ -135,25 +131,12 @@ class RunFolder(Callback):
 
         A second Ctrl-C interrupts at once.
         """
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-            self._interrupted = True
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
-
-        # Python lets no other thread decide over signals.
-        deciding = threading.current_thread() is threading.main_thread()
-        if deciding:
-            self._stop = stop
-            signal.signal(signal.SIGINT, stop)
         try:
-            yield
+            with finishing_steps() as self._interrupts:
+                yield
         except SystemExit as error:  # Lightning's answer to the second Ctrl-C
             raise KeyboardInterrupt from error
         finally:
-            if deciding:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
             if self._board:
                 with self._writing():
                     self._board.close()
@@ -172,11 +155,15 @@ class RunFolder(Callback):
     def _validate(self, module: RestorationTraining, step: int) -> None:
         assert self.images is not None
         model = module.best_known
+
+        def report(done: int, total: int) -> None:
+            self._report(step, f"validating: {done} of {total} images")
+
         with module.restoring() as restore:
             if isinstance(model, BlurDetector):
-                validated = validate_detector(restore, model, self.images, module.device, self.processes)
+                validated = validate_detector(restore, model, self.images, module.device, self.processes, report)
             else:
-                validated = validate(restore, self.images, module.device, self.processes)
+                validated = validate(restore, self.images, module.device, self.processes, report)
         self.validation = validated.quality
         line = {"step": step, "validation": _finite_or_none(validated.quality)}
         self._write_line(line, closing=step % self.recipe.val_every != 0)
@@ -191,6 +178,10 @@ class RunFolder(Callback):
             about = {"score": _finite_or_none(score), "validation": _finite_or_none(validated.quality)}
             with self._writing():
                 self._save_model(BEST_NAME, module.best_known, step, about)
+
+    def _report(self, step: int, text: str) -> None:
+        if self.processes.is_first:
+            self.progress(step, self.recipe.steps, text)
 
     def _writing(self) -> AbstractContextManager[None]:
         return writing_to(self.out, "Make room on its disk, then continue with --resume.")
@@ -244,13 +235,3 @@ def _finite_or_none(values: Mapping[str, Any]) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()
     }
-
-
-def _require_finite(module: nn.Module, step: int) -> None:
-    """Refuse to go on with weights that are spoilt, before they replace good ones on disk."""
-    floats = [tensor for tensor in module.state_dict().values() if tensor.is_floating_point()]
-    if not bool(torch.stack([torch.isfinite(tensor).all() for tensor in floats]).all()):
-        raise TrainingError(
-            f"the weights became infinite or not a number by step {step}",
-            advice="Lower lr or set clip=1; what was saved before is good, --resume continues from it.",
-        )

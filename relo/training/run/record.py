@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +11,70 @@ from torch import nn
 
 from relo import __version__
 from relo.atomic import file_sha256
-from relo.shards import Dataset
 from relo.training.checkpoint import find_weights
+from relo.training.devices import device_in_words
 from relo.training.prior_stages import parts_of
 from relo.training.recipe import Recipe
 from relo.training.run.loss_log import LossLog
-from relo.training.sources import describe
+from relo.training.sources import TrainingData, describe
 
 
 def run_record(
-    part: Dataset,
-    held_out: Dataset | None,
-    dataset: Dataset,
-    others: Sequence[Dataset],
-    recipe: Recipe,
-    model: nn.Module,
-    stage_before: Path | None,
+    data: TrainingData, recipe: Recipe, model: nn.Module, device: torch.device, stage_before: Path | None
 ) -> dict[str, Any]:
-    """What run.json tells."""
+    """What run.json tells.
+
+    Parameters
+    ----------
+    data : TrainingData
+    recipe : Recipe
+    model : torch.nn.Module
+        As it is trained: some of its parts may be frozen.
+    device : torch.device
+    stage_before : Path, optional
+        Run folder of the stage whose weights this one starts from.
+    """
     parts = parts_of(model)
     staged: dict[str, Any] = {"parts": parts} if parts else {}
     if stage_before:
         staged["started_from"] = file_sha256(find_weights(stage_before))
     return staged | {
-        "dataset": describe(dataset),
-        "train_scenes": part.scenes,
-        "validation_scenes": held_out.scenes if held_out else [],
-        "pairs": len(part),
+        "dataset": describe(data.dataset),
+        "train_scenes": data.trained_on.scenes,
+        "validation_scenes": data.held_out.scenes if data.held_out else [],
+        "pairs": len(data.trained_on),
         "sources": [
             describe(other) | {"train_scenes": other.scenes, "pairs": len(other), "share": source.share}
-            for source, other in zip(recipe.sources, others, strict=True)
+            for source, other in data.others
         ],
+        "model": recipe.model.name,
+        "parameters": sum(values.numel() for values in model.parameters()),
+        "device": device_in_words(device),
+        "precision": recipe.precision,
         "versions": {"relo": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 
 
-def parts_in_words(model: nn.Module) -> list[str]:
-    """What is trained and what frozen, where that is not the whole network."""
-    trained, frozen = (
-        ", ".join(
-            f"{name} ({counts[state] / 1e6:.2f} M)" for name, counts in parts_of(model).items() if counts[state]
-        )
-        for state in ("trained", "frozen")
+def announcement(record: dict[str, Any]) -> str:
+    """What is about to be trained on what, in one line, from what run.json tells."""
+    pairs = record["pairs"] + sum(source["pairs"] for source in record["sources"])
+    scenes = len(record["train_scenes"]) + sum(len(source["train_scenes"]) for source in record["sources"])
+    held_out = ", ".join(record["validation_scenes"]) or "nothing"
+    return (
+        f"training {record['model']} ({record['parameters'] / 1e6:.3g} M parameters) on {record['device']}: "
+        f"{pairs} pair{'s' * (pairs != 1)} of {scenes} scene{'s' * (scenes != 1)}, validated on {held_out}"
     )
-    return [f"trained: {trained}; frozen: {frozen or 'nothing'}"] if trained else []
+
+
+def parts_in_words(model: nn.Module) -> list[str]:
+    """What is trained and what frozen, where that is not the whole network.
+
+    A layer that a part never uses, and which is frozen for that, does not make the part frozen.
+    """
+    parts = parts_of(model)
+    trained = [f"{name} ({counts['trained'] / 1e6:.2f} M)" for name, counts in parts.items() if counts["trained"]]
+    frozen = [f"{name} ({counts['frozen'] / 1e6:.2f} M)" for name, counts in parts.items() if not counts["trained"]]
+    return [f"trained: {', '.join(trained)}; frozen: {', '.join(frozen) or 'nothing'}"] if trained else []
 
 
 def unused_terms(recipe: Recipe, losses: LossLog) -> list[str]:

@@ -51,6 +51,7 @@ def validate(
     images: WholeImages,
     device: torch.device,
     processes: Processes,
+    report: Callable[[int, int], None],
 ) -> Validated:
     """Restore validation images, shared out among the processes, and measure them under the protocol "reloblur".
 
@@ -62,10 +63,14 @@ def validate(
         At least one.
     device : torch.device
     processes : Processes
+    report : callable
+        Called before each image with how many are done, of how many, by this process.
     """
     pictured = pictured_positions(len(images))
     rows = []
-    for position in range(processes.rank, len(images), processes.size):
+    own = range(processes.rank, len(images), processes.size)
+    for done, position in enumerate(own):
+        report(done, len(own))
         item = images[position]
         blur, sharp, mask = (item[name][None].to(device) for name in ("blur", "sharp", "mask"))
         with torch.no_grad():

@@ -63,7 +63,7 @@ def test_wrong_settings(override, reason):
 
 
 def test_unknown_recipe():
-    with pytest.raises(ConfigError, match=r"no recipe 'exprdif'.*exprdiff, exprdiff-tiny"):
+    with pytest.raises(ConfigError, match=r"no recipe 'exprdif'. Did you mean exprdiff or exprdiff-tiny"):
         load_diffusion_recipe("exprdif")
 
 

@@ -1,6 +1,7 @@
 """Runs of a few steps: exact resume, what is written, what is refused."""
 
 import json
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -75,6 +76,21 @@ def test_an_interruption_finishes_the_step(recipe, shards, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train_exprdiff(recipe("steps=9"), shards, run, progress=stop)
     assert signal.getsignal(signal.SIGINT) is before
+    assert read_header(run / "model.safetensors").training["steps"] == 2
+
+
+def test_a_sigterm_to_all_processes_finishes_the_step(recipe, shards, tmp_path):
+    run = tmp_path / "run"
+
+    def stop(done, steps, text):
+        if done == 1:
+            children = multiprocessing.active_children()
+            assert children
+            for pid in (*(child.pid for child in children), os.getpid()):
+                os.kill(pid, signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_exprdiff(recipe("steps=9", "workers=1"), shards, run, progress=stop)
     assert read_header(run / "model.safetensors").training["steps"] == 2
 
 
