@@ -21,6 +21,7 @@ _SIDE = 1200
 # Detail between these scales counts [px of the reduced frame]: noise is finer, light that changes is coarser.
 _FINE, _COARSE = 1.5, 12.0
 _STEPS, _PRECISION = 60, 1e-5
+_STRIP = 16  # [px of the reduced frame]
 _FILTER = 5  # side of the Gaussian that ECC smooths both frames with [px]
 # Less detail than this in the photograph [of 1] aligns nothing.
 _NO_DETAIL = 0.002
@@ -170,11 +171,27 @@ def _refined(
 ) -> NDArray[np.float64] | None:
     """Affine map or translation of the greatest correlation near `start`; None where the search fails."""
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _STEPS, _PRECISION)
+    used = _inner_part_in_moving(seen, start)
     try:
-        _, matrix = cv2.findTransformECC(target, moving, start.astype(np.float32), motion, criteria, seen, _FILTER)
+        _, matrix = cv2.findTransformECC(target, moving, start.astype(np.float32), motion, criteria, used, _FILTER)
     except cv2.error:
         return None
     return np.asarray(matrix, np.float64) if np.isfinite(matrix).all() else None
+
+
+def _inner_part_in_moving(seen: NDArray[np.uint8], start: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """`seen` in the pixels of the short exposure, which ECC wants it in, without a strip along both borders.
+
+    There one frame shows what the other does not, and few such pixels bend an affine map.
+    """
+    height, width = seen.shape
+    strip = min(_STRIP, height // 8, width // 8)
+    inside = np.s_[strip : height - strip, strip : width - strip]
+    of_photograph, of_short = np.zeros_like(seen), np.zeros_like(seen)
+    of_photograph[inside] = seen[inside]
+    moved = cv2.warpAffine(of_photograph, start, (width, height), flags=cv2.INTER_NEAREST)
+    of_short[inside] = moved[inside]
+    return of_short
 
 
 def _correlation(

@@ -5,11 +5,19 @@ import pytest
 from scipy.fft import dctn
 
 from relo.srgb import srgb_decode, srgb_encode
-from relo.training.instant.alignment import Alignment, _enlarged, apply_alignment
+from relo.training.instant.alignment import (
+    Alignment,
+    _enlarged,
+    _inner_part_in_moving,
+    apply_alignment,
+    estimate_alignment,
+)
 from relo.training.instant.composite import composite, feathered
 from relo.training.instant.matching import match_gain, match_tone
 from relo.training.instant.noise import calm_strong_noise, estimate_noise
 from relo.training.instant.shrinkage import _BASIS, BLOCK, measure_noise, shrink_difference
+
+from .conftest import texture
 
 
 def test_basis_is_the_cosine_transform():
@@ -98,6 +106,29 @@ def test_convention_of_the_alignment():
     moved, seen = apply_alignment(shift, short)
     assert np.allclose(moved[2:, :-3], short[:-2, 3:], atol=1e-6)
     assert seen[2:, :-3].all() and not seen[:2].any() and not seen[:, -3:].any()
+
+
+@pytest.mark.parametrize("shift", [(0, 4), (-3, 2), (40, -25)])
+def test_foreign_rows_at_the_border_do_not_bend_the_alignment(shift):
+    rng = np.random.default_rng(0)
+    brightness = np.linspace(0.05, 1, 240)[:, None, None] * np.linspace(1, 0.3, 320)[:, None]
+    image = (texture(rng, (240, 320)) * brightness).astype(np.float32)
+    static = np.ones((240, 320), bool)
+    static[60:180, 100:240] = False
+    short = np.roll(image, shift[::-1], (0, 1))  # what leaves at one side comes in at the other
+    matrix = estimate_alignment(image, short, static, search_range=64).matrix
+    corners = np.array([[0, 0, 1], [319, 0, 1], [0, 239, 1], [319, 239, 1]], float)
+    assert corners @ matrix.T == pytest.approx(corners[:, :2] + shift, abs=0.15)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (9, -4), (-30, 12)])
+def test_where_nothing_moved_is_told_in_pixels_of_the_short_exposure(shift):
+    seen = (np.random.default_rng(0).random((160, 200)) > 0.5).astype(np.uint8)
+    found = _inner_part_in_moving(seen, np.array([[1.0, 0, shift[0]], [0, 1.0, shift[1]]]))
+    for y in range(160):
+        for x in range(200):
+            inside = [16 <= a < 200 - 16 and 16 <= b < 160 - 16 for a, b in ((x, y), (x - shift[0], y - shift[1]))]
+            assert found[y, x] == (seen[y - shift[1], x - shift[0]] if all(inside) else 0)
 
 
 def test_opacity_rises_inside_of_the_mask_only():
