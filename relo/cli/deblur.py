@@ -103,7 +103,7 @@ def command(
         if instant or is_guide(checkpoint):
             what = INSTANT if instant else "a run of exprdiff"
             _refuse(
-                what,
+                f"cannot be used with {what}",
                 {
                     "--only-blurred": only_blurred,
                     "--compare": compare,
@@ -131,9 +131,12 @@ def command(
                 progress=progress,
             )
         else:
-            _refuse(
-                "a network that needs no diffusion", {"--detector": detector is not None, "--set": bool(overrides)}
-            )
+            if not checkpoint.exists():
+                raise ConfigError(
+                    "does not exist", file=checkpoint, advice=f"Give a run folder, a weights file, or {INSTANT}."
+                )
+            _refuse(f"is for {INSTANT} and runs of exprdiff only", {"--detector": detector is not None})
+            _refuse("is for runs of exprdiff only", {"--set": bool(overrides)})
             from relo.training import deblur_files
 
             result = deblur_files(
@@ -156,10 +159,10 @@ def command(
     _tell(ctx, result, out, as_json)
 
 
-def _refuse(what: str, options: dict[str, bool]) -> None:
-    given = [name for name, is_given in options.items() if is_given]
-    if given:
-        raise ConfigError(f"{' and '.join(given)} means nothing to {what}", advice="Leave it out.")
+def _refuse(why: str, options: dict[str, bool]) -> None:
+    for name, is_given in options.items():
+        if is_given:
+            raise ConfigError(f"{name} {why}", advice="Leave it out.")
 
 
 def _restorer(run: Path, overrides: tuple[str, ...], device: str | None) -> Restorer:

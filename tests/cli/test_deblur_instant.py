@@ -116,7 +116,10 @@ def test_inputs_are_never_overwritten(photographs, capsys):
         (["--short", "nowhere", "--mask-from", "masks"], "nowhere: does not exist. --short takes"),
         (["--short", "short", "--mask-from", "nowhere"], "nowhere: does not exist. --mask-from takes"),
         (["--short", "short", "--mask-from", "masks", "--detector", "run"], "both masks and a detector are given"),
-        (["--short", "short", "--mask-from", "masks", "--tile", "512"], "--tile means nothing to exprdiff-instant"),
+        (
+            ["--short", "short", "--mask-from", "masks", "--tile", "512"],
+            "--tile cannot be used with exprdiff-instant",
+        ),
         (["--short", "short", "--detector", "nowhere"], "nowhere"),
     ],
 )
@@ -127,6 +130,14 @@ def test_mistakes_are_one_line_and_exit_2(options, message, photographs, monkeyp
     assert len(lines) == 1
     assert message in lines[0]
     assert not (photographs / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["exprdiff-instnt", "exprdiff"])
+def test_a_mistyped_name_is_no_checkpoint(name, photographs, monkeypatch, capsys):
+    monkeypatch.chdir(photographs)
+    assert call("deblur", name, "in", "--short", "short", "--mask-from", "masks", "-o", "out") == 2
+    told = "Error: {}: does not exist. Give a run folder, a weights file, or exprdiff-instant.\n"
+    assert capsys.readouterr().err == told.format(name)
 
 
 def test_another_network_is_no_detector(photographs, capsys):
@@ -146,4 +157,4 @@ def test_short_exposures_mean_nothing_to_a_network(photographs, capsys):
     assert call(*command, "--short", photographs / "short") == 2
     assert "the network sees no short exposure" in capsys.readouterr().err
     assert call(*command, "--detector", photographs / "run") == 2
-    assert "--detector means nothing" in capsys.readouterr().err
+    assert "--detector is for exprdiff-instant and runs of exprdiff only. Leave it out." in capsys.readouterr().err

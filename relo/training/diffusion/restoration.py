@@ -29,7 +29,7 @@ from relo.training.checkpoint import FILE_NAME
 from relo.training.data import to_tensor
 from relo.training.devices import choose_device
 from relo.training.diffusion.parts import require_factor
-from relo.training.diffusion.recipe import FACTOR
+from relo.training.diffusion.recipe import FACTOR, SMALLEST_CROP
 from relo.training.inference.regions import blend_weights
 from relo.training.memory_errors import memory_explained
 
@@ -177,7 +177,8 @@ class Restorer:
         device = next(self.model.parameters()).device
         pictures = [to_tensor(image)[None].to(device) for image in (blur, short)]
         planes = [torch.from_numpy(np.array(plane, np.float32))[None, None].to(device) for plane in (mask, weight)]
-        padding = (0, -width % FACTOR, 0, -height % FACTOR)
+        right, bottom = (max(SMALLEST_CROP, -(-side // FACTOR) * FACTOR) - side for side in (width, height))
+        padding = (0, right, 0, bottom)
         long, fast, where, share = (F.pad(image, padding, mode="replicate") for image in (*pictures, *planes))
         first_guess = condition(long, fast, where, **self.file.condition)
         images = Images(*(image.to(self.model.unet.dtype) for image in (first_guess, fast, where)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,10 @@ def deblur_with_short(
         Instead: a run folder or weights file of `exprdiff_detector`.
     device : str, optional
         Where the detector runs; the GPU if there is one.
-    restore : callable, optional
-        Maps photograph, short exposure and mask to the restored photograph and notes; by default `instantly`.
+    restore : RestoreFromShort, optional
+        By default `instantly`.
     progress : callable, optional
-        Called with (files done, files in all, name of the file).
+        Called with (files done, files in all, name of the file; where `restore` tells, its step too).
 
     Raises
     ------
@@ -81,8 +82,17 @@ def deblur_with_short(
     find_blur = _blur_finder(given, detector, device)
     require_short(short)
     sources = find_work(paths, out)
+
+    def report(source: Path, step: int, steps: int) -> None:
+        if progress:
+            progress(sources.index(source), len(sources), f"{source.name}: step {step} of {steps}")
+
+    def restored(source: Path) -> tuple[Photograph, Restored, tuple[str, ...]]:
+        report_step = partial(report, source)
+        return _restored(source, find_short(short, source), find_blur, restore or instantly, report_step)
+
     return restore_each(
-        lambda source: _restored(source, find_short(short, source), find_blur, restore or instantly),
+        restored,
         sources,
         out,
         inputs=_inputs(sources, short, given),
@@ -93,12 +103,21 @@ def deblur_with_short(
     )
 
 
-# Maps photograph, short exposure (both as their files hold them) and (H, W) mask to what `Restored` tells.
-RestoreFromShort = Callable[[NDArray[Any], NDArray[Any], NDArray[np.bool_]], tuple[NDArray[Any], tuple[str, ...]]]
+Report = Callable[[int, int], None]
+"""Called with (steps done, steps in all) of one photograph."""
+
+RestoreFromShort = Callable[
+    [NDArray[Any], NDArray[Any], NDArray[np.bool_], Report], tuple[NDArray[Any], tuple[str, ...]]
+]
+"""Maps photograph, short exposure (both as their files hold them), (H, W) mask and a `Report` to the restored
+photograph and notes."""
 
 
 def instantly(
-    blur: NDArray[Any], short: NDArray[Any], mask: NDArray[np.bool_]
+    blur: NDArray[Any],
+    short: NDArray[Any],
+    mask: NDArray[np.bool_],
+    report: Report,  # noqa: ARG001
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Restore without training: `relo.training.instant`."""
     result = restore_from_short(blur, short, mask)
@@ -109,12 +128,12 @@ def with_guide(restorer: Restorer) -> RestoreFromShort:
     """Restore by a trained guide of a diffusion model, which wants the short exposure aligned."""
 
     def restore(
-        blur: NDArray[Any], short: NDArray[Any], mask: NDArray[np.bool_]
+        blur: NDArray[Any], short: NDArray[Any], mask: NDArray[np.bool_], report: Report
     ) -> tuple[NDArray[Any], tuple[str, ...]]:
         if not mask.any():
             return blur.copy(), ()
         aligned, notes = align_short(blur, short, mask)
-        return restorer.restore(blur, aligned, mask), notes
+        return restorer.restore(blur, aligned, mask, progress=report), notes
 
     return restore
 
@@ -124,19 +143,23 @@ BlurFinder = Callable[[Path, NDArray[Any]], tuple[NDArray[np.bool_], tuple[str, 
 
 
 def _restored(
-    source: Path, short_file: Path, find_blur: BlurFinder, restore: RestoreFromShort
+    source: Path, short_file: Path, find_blur: BlurFinder, restore: RestoreFromShort, report: Report
 ) -> tuple[Photograph, Restored, tuple[str, ...]]:
     """A photograph, what it became with the mask that was used, and notes."""
     photograph, short = read_photograph(source), read_photograph(short_file)
     mask, remarks = find_blur(source, photograph.image)
     try:
-        image, told = restore(photograph.image, short.image, mask)
+        image, told = restore(photograph.image, short.image, mask, report)
     except (MemoryError, cv2.error) as error:
         if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
             raise
         raise TrainingError(
-            "the memory does not suffice for this photograph", file=source, advice="Restore a part of it."
+            "the memory does not suffice for this photograph",
+            file=source,
+            advice="Give a smaller mask with --mask-from, or a part of the photograph.",
         ) from error
+    except TrainingError as error:
+        raise TrainingError(error.reason, file=error.file or source, advice=error.advice) from error
     except ProcessError as error:
         raise ProcessError(error.reason, file=short_file, advice=error.advice) from error
     empty = () if mask.any() else ("no blur found: the photograph is left as it is",)

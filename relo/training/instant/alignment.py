@@ -21,7 +21,10 @@ _SIDE = 1200
 # Detail between these scales counts [px of the reduced frame]: noise is finer, light that changes is coarser.
 _FINE, _COARSE = 1.5, 12.0
 _STEPS, _PRECISION = 60, 1e-5
-_STRIP = 16  # [px of the reduced frame]
+# By how much of what it lacks to 1 the correlation must rise for an affine map, of which noise has one too, and may
+# fall for a refined translation, which is right where a search has not failed.
+_BETTER, _FAILED = 0.002, 0.2
+_STRIP = 16  # along the border of either frame nothing counts: few foreign pixels bend a map [px]
 _FILTER = 5  # side of the Gaussian that ECC smooths both frames with [px]
 # Less detail than this in the photograph [of 1] aligns nothing.
 _NO_DETAIL = 0.002
@@ -85,20 +88,22 @@ def estimate_alignment(
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     target, moving = (_reduced(_grey(image), size) for image in (blur, short))
     seen = (_reduced(static.astype(np.float32), size) > 0.99).astype(np.uint8)
-    seen = enough(cv2.erode(seen, np.ones((5, 5), np.uint8)) > 0).astype(np.uint8)
+    seen = _without_border(enough(cv2.erode(seen, np.ones((5, 5), np.uint8)) > 0))
     detail, moving_detail = _detail(target), _detail(moving)
     if detail[seen > 0].std() < _NO_DETAIL:
         told = "too little detail where nothing moved: the short exposure is taken as aligned"
         return Alignment(np.eye(2, 3), float("nan"), 0.0, told)
-    found = [_translation(0.0, 0.0), _translation(*_rough_shift(detail, moving_detail, seen))]
-    best = max(found, key=lambda matrix: _correlation(detail, moving_detail, matrix, seen))
-    for motion in (cv2.MOTION_AFFINE, cv2.MOTION_TRANSLATION):
-        refined = _refined(target, moving, best, seen, motion)
-        if refined is not None:
-            found.append(refined)
-            break
-    scores = [_correlation(detail, moving_detail, matrix, seen) for matrix in found]
-    matrix, correlation = found[int(np.argmax(scores))], max(scores)
+    still, rough = _translation(0.0, 0.0), _translation(*_rough_shift(detail, moving_detail, seen))
+
+    def correlation_of(matrix: NDArray[np.float64]) -> float:
+        return _correlation(detail, moving_detail, matrix, seen)
+
+    matrix = max(still, rough, key=correlation_of)
+    correlation = correlation_of(matrix)
+    for motion, least in ((cv2.MOTION_TRANSLATION, -_FAILED), (cv2.MOTION_AFFINE, _BETTER)):
+        refined = _refined(target, moving, matrix, seen, motion)
+        if refined is not None and (found := correlation_of(refined)) > correlation + least * (1 - correlation):
+            matrix, correlation = refined, found
     matrix = _enlarged(matrix, width / size[0], height / size[1])
     displacement = _largest(matrix, height, width)
     if correlation < _ONE_SCENE:
@@ -149,6 +154,15 @@ def _detail(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return smoothed(image, _FINE) - smoothed(image, _COARSE)
 
 
+def _without_border(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """1 where `mask` holds, but not along the border, where one frame shows what the other does not."""
+    height, width = mask.shape
+    strip = min(_STRIP, height // 8, width // 8)
+    inner = np.zeros(mask.shape, np.uint8)
+    inner[strip : height - strip, strip : width - strip] = mask[strip : height - strip, strip : width - strip]
+    return inner
+
+
 def _translation(x: float, y: float) -> NDArray[np.float64]:
     return np.array([[1, 0, x], [0, 1, y]], np.float64)
 
@@ -171,7 +185,8 @@ def _refined(
 ) -> NDArray[np.float64] | None:
     """Affine map or translation of the greatest correlation near `start`; None where the search fails."""
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _STEPS, _PRECISION)
-    used = _inner_part_in_moving(seen, start)
+    # ECC counts in pixels of the frame that it moves.
+    used = cv2.warpAffine(seen, start, seen.shape[::-1], flags=cv2.INTER_NEAREST) * _without_border(seen >= 0)
     try:
         _, matrix = cv2.findTransformECC(target, moving, start.astype(np.float32), motion, criteria, used, _FILTER)
     except cv2.error:
@@ -179,29 +194,15 @@ def _refined(
     return np.asarray(matrix, np.float64) if np.isfinite(matrix).all() else None
 
 
-def _inner_part_in_moving(seen: NDArray[np.uint8], start: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """`seen` in the pixels of the short exposure, which ECC wants it in, without a strip along both borders.
-
-    There one frame shows what the other does not, and few such pixels bend an affine map.
-    """
-    height, width = seen.shape
-    strip = min(_STRIP, height // 8, width // 8)
-    inside = np.s_[strip : height - strip, strip : width - strip]
-    of_photograph, of_short = np.zeros_like(seen), np.zeros_like(seen)
-    of_photograph[inside] = seen[inside]
-    moved = cv2.warpAffine(of_photograph, start, (width, height), flags=cv2.INTER_NEAREST)
-    of_short[inside] = moved[inside]
-    return of_short
-
-
 def _correlation(
     detail: NDArray[np.float32], moving: NDArray[np.float32], matrix: NDArray[np.float64], seen: NDArray[np.uint8]
 ) -> float:
     """Correlation of the details where nothing moved, with the second moved; -1 where they hardly overlap."""
     size = detail.shape[::-1]
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    moved = cv2.warpAffine(moving, matrix, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=(np.nan,))
-    use = (seen > 0) & np.isfinite(moved)
+    # Linear interpolation would take noise away, and favour fractions of a pixel.
+    moved = cv2.warpAffine(moving, matrix, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
+    inside = _without_border(seen >= 0)
+    use = seen * cv2.warpAffine(inside, matrix, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
     if np.count_nonzero(use) < 0.1 * np.count_nonzero(seen):
         return -1.0
     first, second = (image[use].astype(np.float64) for image in (detail, moved))

@@ -84,6 +84,13 @@ def test_other_options(run, options):
     assert (restored[mask] != blur[mask]).mean() > 0.9
 
 
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (16, 8)])
+def test_photographs_smaller_than_a_crop(run, size):
+    blur, short, _ = photograph(size=size)
+    restored = restore_with_diffusion(run, blur, short, np.ones(size, bool), DiffusionOptions(steps=2))
+    assert restored.shape == blur.shape and (restored != blur).any()
+
+
 def test_nothing_blurred(run):
     blur, short, mask = photograph()
     restored = restore_with_diffusion(run, blur, short, np.zeros_like(mask))

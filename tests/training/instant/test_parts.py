@@ -8,7 +8,6 @@ from relo.srgb import srgb_decode, srgb_encode
 from relo.training.instant.alignment import (
     Alignment,
     _enlarged,
-    _inner_part_in_moving,
     apply_alignment,
     estimate_alignment,
 )
@@ -119,16 +118,6 @@ def test_foreign_rows_at_the_border_do_not_bend_the_alignment(shift):
     matrix = estimate_alignment(image, short, static, search_range=64).matrix
     corners = np.array([[0, 0, 1], [319, 0, 1], [0, 239, 1], [319, 239, 1]], float)
     assert corners @ matrix.T == pytest.approx(corners[:, :2] + shift, abs=0.15)
-
-
-@pytest.mark.parametrize("shift", [(0, 0), (9, -4), (-30, 12)])
-def test_where_nothing_moved_is_told_in_pixels_of_the_short_exposure(shift):
-    seen = (np.random.default_rng(0).random((160, 200)) > 0.5).astype(np.uint8)
-    found = _inner_part_in_moving(seen, np.array([[1.0, 0, shift[0]], [0, 1.0, shift[1]]]))
-    for y in range(160):
-        for x in range(200):
-            inside = [16 <= a < 200 - 16 and 16 <= b < 160 - 16 for a, b in ((x, y), (x - shift[0], y - shift[1]))]
-            assert found[y, x] == (seen[y - shift[1], x - shift[0]] if all(inside) else 0)
 
 
 def test_opacity_rises_inside_of_the_mask_only():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,10 +146,12 @@ def require_packages(*packages: str) -> None:
 
 
 def _silence(package: str) -> None:
-    """Turn off the bars that count tensors, and what the hub says of every attempt at a network that is not there.
+    """Turn off the bars that count tensors, and what is logged of every attempt that fails: the error tells it.
 
     Bars of downloads, which take long, stay.
     """
     importlib.import_module("huggingface_hub.utils.logging").set_verbosity_error()
     if package == "transformers":
         importlib.import_module("transformers.utils.logging").disable_progress_bar()
+    else:
+        logging.getLogger("diffusers.models.model_loading_utils").setLevel(logging.CRITICAL)
