@@ -176,7 +176,7 @@ class DiffusionRecipe(Config):
 
 
 def is_diffusion_recipe(recipe: str | Path) -> bool:
-    """Whether a recipe's name or YAML file is one of this kind: one of `RECIPES`, or a file with the key `base`.
+    """Whether a recipe's name or YAML file is of this kind: one of `RECIPES`, or with a setting that only these have.
 
     Raises
     ------
@@ -184,7 +184,9 @@ def is_diffusion_recipe(recipe: str | Path) -> bool:
         The file cannot be read.
     """
     text = str(recipe)
-    return text in RECIPES or (text.endswith((".yaml", ".yml")) and "base" in read_yaml(Path(text)))
+    if not text.endswith((".yaml", ".yml")):
+        return text in RECIPES
+    return bool(read_yaml(Path(text)).keys() & (DiffusionRecipe.model_fields.keys() - Recipe.model_fields.keys()))
 
 
 def load_diffusion_recipe(recipe: str | Path = NAME, overrides: Iterable[str] = ()) -> DiffusionRecipe:

@@ -62,6 +62,13 @@ def test_wrong_settings(override, reason):
         load_diffusion_recipe("exprdiff", [override])
 
 
+def test_a_file_that_leaves_the_base_to_the_command_line_is_of_its_kind(tmp_path):
+    (tmp_path / "mine.yaml").write_text("radius: 8\nsteps: 10\n")
+    assert is_diffusion_recipe(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("steps: 10\nlr: 0.1\n")
+    assert not is_diffusion_recipe(tmp_path / "mine.yaml"), "what both have"
+
+
 def test_unknown_recipe():
     with pytest.raises(ConfigError, match=r"no recipe 'exprdif'. Did you mean exprdiff or exprdiff-tiny"):
         load_diffusion_recipe("exprdif")
