@@ -21,19 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import (
-    Level,
-    PixelNorm,
-    PriorFusion,
-    check_image_batch,
-    check_prior,
-    crop_to,
-    full_precision,
-    pad_to_multiple,
-)
-from relo.models.nafnet import pointwise, spatial
+from relo.models.channels_last import PixelNorm, pointwise, spatial
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.precision import at_least_float32, full_precision
+from relo.models.prior_fusion import Level, PriorFusion, check_prior
+from relo.models.resampling import PatchEmbedding
 from relo.models.restoration import Restoration
-from relo.models.restormer import PatchEmbedding
 
 STRIDE = 32  # sides must be multiples of it inside the network: whole squares at the coarsest of three scales
 LEVELS = 3
@@ -87,7 +80,7 @@ class FrequencyAttention(nn.Module):
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Keep the shape of (N, H, W, C); without a prior nothing is modulated."""
         if prior is not None:
-            x = self.kv(x.permute(0, 3, 1, 2), prior).permute(0, 2, 3, 1)
+            x = self.kv.channels_last(x, prior)
         hidden = spatial(self.to_hidden_dw, pointwise(self.to_hidden, x))
         queries, keys, values = (_squares(part) for part in hidden.chunk(3, dim=-1))
         weighted = values * self.norm(circular_convolution(queries, keys))
@@ -112,7 +105,7 @@ class FrequencyFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape of (N, H, W, C)."""
         with full_precision(x):
-            squares = _wide(_squares(x))
+            squares = at_least_float32(_squares(x))
             spectra = (fourier(squares).forward @ squares).to(x.dtype)
 
         def half(weight: Tensor, factors: Tensor, depthwise: Tensor) -> Tensor:
@@ -308,10 +301,10 @@ def circular_convolution(first: Tensor, second: Tensor) -> Tensor:
         irfft2(rfft2(first) rfft2(second)): a product without conjugate. Computed in float32 at least.
     """
     with full_precision(first):
-        squares = _wide(first)
+        squares = at_least_float32(first)
         matrices = fourier(squares)
         real1, imaginary1 = (matrices.forward @ squares).chunk(2, dim=-2)
-        real2, imaginary2 = (matrices.forward @ _wide(second)).chunk(2, dim=-2)
+        real2, imaginary2 = (matrices.forward @ at_least_float32(second)).chunk(2, dim=-2)
         real = real1 * real2 - imaginary1 * imaginary2
         imaginary = real1 * imaginary2 + imaginary1 * real2
         # Two orthonormal transforms are multiplied, and one is undone: a factor sqrt(64) is missing.
@@ -360,14 +353,10 @@ def _kept(dtype: torch.dtype, device: torch.device) -> Fourier:
 def _filtered(spectra: Tensor, factors: Tensor) -> Tensor:
     """Scale spectra (..., 68, C) by factors (C, 1, 1, 8, 5), and transform them back to squares (..., 64, C)."""
     with full_precision(spectra):
-        wide = _wide(spectra)
+        wide = at_least_float32(spectra)
         matrices = fourier(wide)
         scale = matrices.factors @ factors.to(wide).flatten(1).T
         return (matrices.inverse @ (wide * scale)).to(spectra.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _squares(x: Tensor) -> Tensor:

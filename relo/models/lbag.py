@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from relo.models.layers import check_image_batch, crop_to, pad_to_multiple
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
 from relo.models.mimo_unet import SCALES, STRIDE, MIMOUNet
 from relo.models.restoration import Restoration
 

@@ -19,19 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import (
-    Level,
-    PixelNorm,
-    PriorFusion,
-    check_image_batch,
-    check_prior,
-    crop_to,
-    full_precision,
-    pad_to_multiple,
-)
-from relo.models.nafnet import pointwise, spatial
+from relo.models.channels_last import PixelNorm, pointwise, spatial
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.precision import at_least_float32, full_precision
+from relo.models.prior_fusion import Level, PriorFusion, check_prior
+from relo.models.resampling import Downsample, PatchEmbedding, Upsample
 from relo.models.restoration import Restoration
-from relo.models.restormer import Downsample, PatchEmbedding, Upsample
 from relo.models.tiles import OVERLAP, needs_tiles, restore_in_tiles
 
 STRIDE = 8  # sides must be multiples of it inside the network
@@ -69,7 +62,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Keep the shape of (N, H, W, C); without a prior nothing is modulated."""
         if prior is not None:
-            x = self.kv(x.permute(0, 3, 1, 2), prior).permute(0, 2, 3, 1)
+            x = self.kv.channels_last(x, prior)
         hidden = spatial(self.qkv_dwconv, pointwise(self.qkv, x))
         queries, keys, values = self._windows(hidden)
         similarity = queries.transpose(-2, -1) @ keys * self.temperature
@@ -304,7 +297,7 @@ def cosine_transform(x: Tensor, *, inverse: bool = False) -> Tensor:
         Computed in float32 at least. Two matrix products: up to some hundred pixels faster than FFTs.
     """
     with full_precision(x):
-        wide = x if x.dtype == torch.float64 else x.float()
+        wide = at_least_float32(x)
         rows, columns = (dct_matrix(size, wide) for size in x.shape[1:3])
         if inverse:
             rows, columns = rows.T, columns.T

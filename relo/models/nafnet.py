@@ -8,13 +8,14 @@ the cache. That is what makes it fast (`benchmarks/models.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, check_in_channels
+from relo.models.channels_last import in_strips, only_computes, pointwise, spatial
+from relo.models.image_batches import check_image_batch, check_in_channels
 from relo.models.restoration import Restoration
 
 NORM_EPS = 1e-6
@@ -22,7 +23,6 @@ MOST_BLOCKS = 256  # of a stage; a damaged number is refused instead of being bu
 MOST_STAGES = 8
 # Test-time local pooling looks at windows of 1.5 times the size of the training patches (Chu et al. 2022, TLC).
 POOLING_SHARE = 1.5
-STRIP_ROWS = 8
 # Above, a block computes so much with what it reads that the rows between strips cost more than strips save.
 STRIP_CHANNELS = 64
 
@@ -236,22 +236,6 @@ def nafnet(
     return NAFNet(width, enc_blocks, middle_blocks, dec_blocks, local_pooling, in_channels)
 
 
-def pointwise(conv: nn.Module, x: Tensor, scale: Tensor | None = None) -> Tensor:
-    """1x1 convolution of (N, H, W, C) features; `scale` (1, C', 1, 1) multiplies its result."""
-    assert isinstance(conv, nn.Conv2d)
-    weight, bias = conv.weight.flatten(1), conv.bias
-    if scale is None:
-        return F.linear(x, weight, bias)
-    # Scaled weights instead of a scaled result: the same but for rounding, without a pass over all pixels.
-    factor = scale.flatten()
-    return F.linear(x, weight * factor[:, None], None if bias is None else bias * factor)
-
-
-def spatial(module: nn.Module, x: Tensor) -> Tensor:
-    """Apply a module for (N, C, H, W) to features (N, H, W, C), without moving them in memory."""
-    return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
 def gate(x: Tensor) -> Tensor:
     """Product of the first half of the channels and the second: (N, H, W, 2C) to (N, H, W, C)."""
     first, second = x.chunk(2, dim=-1)
@@ -293,20 +277,6 @@ def _moving_mean(x: Tensor, dim: int, window: int) -> Tensor:
     rest = total.narrow(dim, window, size - window) - total.narrow(dim, 0, size - window)
     inside = (torch.arange(size, device=x.device) - (window - 1) // 2).clamp(0, size - window)
     return torch.cat([first, rest], dim).index_select(dim, inside) / window
-
-
-def only_computes(x: Tensor) -> bool:
-    """Whether values on a CPU are all that is wanted: no gradient, no export, no estimate of memory."""
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.device.type == "cpu"
-
-
-def in_strips(function: Callable[[slice], Tensor], x: Tensor) -> Tensor:
-    """Put features of the shape of `x` (N, H, W, C) together from `function` of a few rows."""
-    result, height = torch.empty_like(x), x.shape[1]
-    for top in range(0, height, STRIP_ROWS):
-        rows = slice(top, min(top + STRIP_ROWS, height))
-        result[:, rows] = function(rows)
-    return result
 
 
 def _doubled(conv: nn.Module, x: Tensor, skip: Tensor) -> Tensor:

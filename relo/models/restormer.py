@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, check_in_channels, crop_to, pad_to_multiple
+from relo.models.image_batches import check_image_batch, check_in_channels, crop_to, pad_to_multiple
+from relo.models.precision import at_least_float32
+from relo.models.resampling import Downsample, PatchEmbedding, Upsample
 from relo.models.restoration import Restoration
 
 STRIDE = 8  # sides must be multiples of it inside the network
@@ -112,44 +114,6 @@ class TransformerBlock(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
-class PatchEmbedding(nn.Module):
-    """Features of the image by one 3 x 3 convolution."""
-
-    def __init__(self, inputs: int, channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (N, inputs, H, W) to (N, channels, H, W)."""
-        return self.proj(image)
-
-
-class Downsample(nn.Module):
-    """(N, C, H, W) to (N, 2 * C, H / 2, W / 2): a convolution, then each 2 x 2 block becomes channels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        convolution = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
-        self.body = nn.Sequential(convolution, nn.PixelUnshuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Halve the size, double the channels."""
-        return _channels_last(self.body(x))
-
-
-class Upsample(nn.Module):
-    """(N, C, H, W) to (N, C / 2, 2 * H, 2 * W): a convolution, then channels become 2 x 2 blocks."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        convolution = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
-        self.body = nn.Sequential(convolution, nn.PixelShuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Double the size, halve the channels."""
-        return _channels_last(self.body(x))
-
-
 class Restormer(nn.Module):
     """Restormer for RGB images; see `restormer` for the parameters.
 
@@ -215,7 +179,7 @@ class Restormer(nn.Module):
             `image` not clamped; no `scales`, no `masks`.
         """
         check_image_batch(blur, self.in_channels)
-        padded = _channels_last(pad_to_multiple(blur, STRIDE))
+        padded = pad_to_multiple(blur, STRIDE).contiguous(memory_format=torch.channels_last)
         skips = [self.encoder_level1(self.patch_embed(padded))]
         skips.append(self.encoder_level2(self.down1_2(skips[-1])))
         skips.append(self.encoder_level3(self.down2_3(skips[-1])))
@@ -266,17 +230,13 @@ def restormer(
 
 def _inverse_length(x: Tensor) -> Tensor:
     """1 / max(length, 1e-12) of each channel over the image: (N, heads, P, d) to (N, heads, 1, d)."""
-    wide = x if x.dtype == torch.float64 else x.float()  # sums over an image exceed what float16 holds
+    wide = at_least_float32(x)  # sums over an image exceed what float16 holds
     # Squares clamped rather than lengths: the gradient of a channel of zeros is then 0, not NaN.
     return torch.rsqrt((wide**2).sum(dim=2, keepdim=True).clamp(min=ATTENTION_EPS**2))
 
 
 def _expand(x: Tensor, pointwise: Tensor, depthwise: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(x, pointwise), depthwise, padding=1, groups=depthwise.shape[0])
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _check(dim: int, blocks: Sequence[int], refinement_blocks: int, heads: Sequence[int], expansion: float) -> None:

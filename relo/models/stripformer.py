@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import PriorFusion, check_image_batch, check_prior, crop_to, pad_to_multiple
-from relo.models.nafnet import in_strips, only_computes, pointwise, spatial
+from relo.models.channels_last import in_strips, only_computes, pointwise, spatial
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.prior_fusion import PriorFusion, check_prior
 from relo.models.restoration import Restoration
 
 STRIDE = 32  # sides are padded to a multiple of it, as in BlurDM's code; the network itself needs 4
@@ -82,7 +83,7 @@ class StripBlock(nn.Module):
 
     def halves(self, x: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor]:
         """What looks along rows and what looks along columns, both (N, H, W, C / 2), of (N, H, W, C)."""
-        seen = x if prior is None else self.kv(x.permute(0, 3, 1, 2), prior).permute(0, 2, 3, 1)
+        seen = x if prior is None else self.kv.channels_last(x, prior)
         horizontal, vertical = pointwise(self.conv_input, self.attention_norm(seen)).chunk(2, dim=-1)
         return horizontal, vertical
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from relo.errors import ConfigError
 from relo.models import Restoration, create_model, list_models, model_info
-from relo.models.layers import pad_to_multiple
+from relo.models.image_batches import pad_to_multiple
 
 # The public state dicts' names and shapes (weights; every one has a bias), n residual blocks, h head channels.
 PATTERNS = [

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, pad_to_multiple
+from relo.models.image_batches import check_image_batch, pad_to_multiple
 
 PRIOR = 256  # length of the vector
 FEATURES = 64  # channels of the residual blocks; the vector is four times as long

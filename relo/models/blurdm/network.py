@@ -16,7 +16,7 @@ from relo.errors import ConfigError
 from relo.models.blurdm.diffusion import SEED, LatentDiffusion, Noise
 from relo.models.blurdm.encoder import PRIOR, LatentEncoder
 from relo.models.blurdm.schedule import ScheduleForm
-from relo.models.layers import check_image_batch, crop_to, pad_to_multiple
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
 from relo.models.restoration import Restoration
 from relo.models.tiles import OVERLAP, needs_tiles, restore_in_tiles
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, enlarge, pad_to_multiple
+from relo.models.image_batches import check_image_batch, enlarge, pad_to_multiple
 
 PATCH = 60  # side of a patch in the paper [px]
 SMALLEST_PATCH = 8

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import enlarge
+from relo.models.channels_last import pointwise, spatial
+from relo.models.image_batches import enlarge
 from relo.models.m2aenet.deformable import (
     convolve_by_sampling,
     convolve_compiled,
@@ -23,7 +24,8 @@ from relo.models.m2aenet.deformable import (
 from relo.models.m2aenet.heads import MaskPredictor, MotionAnalyzer, decide_mask, draw_mask
 from relo.models.m2aenet.pruning import MaskedPixels, find_masked, gate_where_masked
 from relo.models.m2aenet.trajectories import TAPS, TrajectoryForm, trajectory
-from relo.models.nafnet import NAFBlock, NAFNet, gate, pointwise, spatial
+from relo.models.nafnet import NAFBlock, NAFNet, gate
+from relo.models.precision import at_least_float32
 from relo.models.restoration import MotionRestoration, Restoration
 
 
@@ -212,8 +214,7 @@ class M2AENet(NAFNet):
         """Last encoder stage; `mask` (N, h, w, 1) is 0 in what only padding has made."""
         mask = F.pad(mask, (0, 0, 0, x.shape[2] - mask.shape[2], 0, x.shape[1] - mask.shape[1]))
         # In half precision a place among hundreds of pixels would be a quarter of a pixel off.
-        precise = torch.promote_types(offsets.dtype, torch.float32)
-        taps = trajectory(offsets.to(precise), TAPS, self.trajectory_form)
+        taps = trajectory(at_least_float32(offsets), TAPS, self.trajectory_form)
         # As the compiled convolution reads them; a view of the same shape.
         taps = taps.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
         # Tables need values, which memory estimates (on the meta device) and exports do without.

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relo.models.channels_last import pointwise, spatial
 from relo.models.m2aenet.deformable import in_threads, runs_compiled
-from relo.models.nafnet import gate, pointwise, spatial
+from relo.models.nafnet import gate
+from relo.models.precision import at_least_float32
 
 
 class MaskedPixels(NamedTuple):
@@ -85,7 +87,7 @@ def gate_where_masked(x: Tensor, conv1: nn.Conv2d, conv2: nn.Conv2d, pixels: Mas
 def _sum_neighbours(wide: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Depth-wise convolution (Q, 2C) of gathered features (P, 2C) with weights (9, 2C)."""
     wide = F.pad(wide, (0, 0, 0, 1))  # a row of zeros, for what lies outside
-    total = bias.to(torch.promote_types(bias.dtype, torch.float32))  # half precision would lose digits in the sum
+    total = at_least_float32(bias)  # half precision would lose digits in the sum
     for tap, kernel in enumerate(weight):
         total = total + wide[neighbours[:, tap]] * kernel
     return total
