@@ -14,7 +14,6 @@ channels, whose two halves it computes one after the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,9 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relo.models.channels_last import PixelNorm, pointwise, spatial
+from relo.models.constant_tensors import keep_constants
 from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.option_ranges import check_blocks
 from relo.models.precision import at_least_float32, full_precision
-from relo.models.prior_fusion import Level, PriorFusion, check_prior
+from relo.models.prior_fusion import Level, PriorFusion, check_prior, check_prior_length
 from relo.models.resampling import PatchEmbedding
 from relo.models.restoration import Restoration
 
@@ -33,9 +34,6 @@ LEVELS = 3
 SIDE = 8  # of the squares [px]
 HALF = SIDE // 2 + 1  # columns of the spectrum of a real square
 FUSE_EXPANSION = 2.66
-
-# A damaged number of blocks is refused instead of being built for hours; 12 are published.
-MOST_BLOCKS = 256
 
 
 class Fourier(NamedTuple):
@@ -313,9 +311,7 @@ def circular_convolution(first: Tensor, second: Tensor) -> Tensor:
 
 def fourier(like: Tensor) -> Fourier:
     """Matrices of the dtype and on the device of a tensor."""
-    # What is made while a graph is recorded is part of it, and nothing to keep.
-    make = _converted if torch.compiler.is_compiling() else _kept
-    return make(like.dtype, like.device)
+    return _converted(like.dtype, like.device)
 
 
 def _fourier() -> Fourier:
@@ -340,14 +336,9 @@ def _fourier() -> Fourier:
 _FOURIER = _fourier()
 
 
+@keep_constants(8)
 def _converted(dtype: torch.dtype, device: torch.device) -> Fourier:
     return Fourier(*(matrix.to(device, dtype) for matrix in _FOURIER))
-
-
-@lru_cache(maxsize=8)
-def _kept(dtype: torch.dtype, device: torch.device) -> Fourier:
-    with torch.inference_mode(False):  # they outlive it, and gradients may be wanted then
-        return _converted(dtype, device)
 
 
 def _filtered(spectra: Tensor, factors: Tensor) -> Tensor:
@@ -374,9 +365,8 @@ def _check(dim: int, blocks: Sequence[int], refinement_blocks: int, expansion: f
         raise ValueError(f"expected {LEVELS} numbers of blocks, got {blocks!r}")
     if dim < 1:
         raise ValueError(f"expected a positive dim, got {dim}")
-    if not all(1 <= count <= MOST_BLOCKS for count in blocks) or not 0 <= refinement_blocks <= MOST_BLOCKS:
-        raise ValueError(f"expected blocks in [1, {MOST_BLOCKS}], got {blocks!r} and {refinement_blocks} to refine")
+    check_blocks(1, blocks=blocks)
+    check_blocks(0, refinement_blocks=refinement_blocks)
     if not 1 / dim <= expansion <= 64:
         raise ValueError(f"expected an expansion in [1/dim, 64], got {expansion}")
-    if prior < 0:
-        raise ValueError(f"expected the length of a prior, 0 for none, got {prior}")
+    check_prior_length(prior)

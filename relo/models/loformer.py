@@ -13,28 +13,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relo.models.channels_last import PixelNorm, pointwise, spatial
+from relo.models.constant_tensors import keep_constants
 from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.option_ranges import check_blocks, check_heads
 from relo.models.precision import at_least_float32, full_precision
-from relo.models.prior_fusion import Level, PriorFusion, check_prior
+from relo.models.prior_fusion import Level, PriorFusion, check_prior, check_prior_length
 from relo.models.resampling import Downsample, PatchEmbedding, Upsample
 from relo.models.restoration import Restoration
-from relo.models.tiles import OVERLAP, needs_tiles, restore_in_tiles
+from relo.models.tiles import check_tile, needs_tiles, restore_in_tiles
 
 STRIDE = 8  # sides must be multiples of it inside the network
 STAGES = 3  # of the encoder and of the decoder, with the middle between them
 WINDOW = 8  # side of the windows of frequencies
 EXPANSION = 2.66  # hidden channels of the feed-forward part for each channel, rounded down
 TILE = 384  # [px]
-
-# A damaged number of blocks is refused instead of being built for hours; 9 are published.
-MOST_BLOCKS = 256
 
 
 class WindowAttention(nn.Module):
@@ -310,23 +308,16 @@ def dct_matrix(size: int, like: Tensor) -> Tensor:
 
     Row k, column i: sqrt(2 / size) cos(pi (2 i + 1) k / (2 size)), divided by sqrt(2) where k is 0.
     """
-    # What is made while a graph is recorded is part of it, and nothing to keep.
-    make = _dct_matrix if torch.compiler.is_compiling() else _kept
-    return make(size, like.dtype, like.device)
+    return _dct_matrix(size, like.dtype, like.device)
 
 
+@keep_constants(16)  # four scales, rows and columns, of two sizes of images
 def _dct_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     steps = torch.arange(size, dtype=torch.float64, device="cpu")
     frequencies = steps[:, None]
     heights = ((1 + frequencies.clamp(max=1)) / size).sqrt()
     matrix = heights * torch.cos((2 * steps + 1) * frequencies * (math.pi / 2) / size)
     return matrix.to(device, dtype)
-
-
-@lru_cache(maxsize=16)  # four scales, rows and columns, of two sizes of images
-def _kept(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it outlives it, and gradients may be wanted then
-        return _dct_matrix(size, dtype, device)
 
 
 def _check(
@@ -345,12 +336,7 @@ def _check(
         )
     if dim < 2 or dim % 2:
         raise ValueError(f"expected an even dim, got {dim}")
-    counts = (*enc_blocks, middle_blocks, *dec_blocks)
-    if not all(1 <= count <= MOST_BLOCKS for count in counts):
-        raise ValueError(f"expected blocks in [1, {MOST_BLOCKS}], got {counts!r}")
-    if not all(number >= 1 and (dim << stage) % number == 0 for stage, number in enumerate(heads)):
-        raise ValueError(f"heads {heads!r} do not divide {dim} channels, doubled at each scale")
-    if prior < 0:
-        raise ValueError(f"expected the length of a prior, 0 for none, got {prior}")
-    if tile % STRIDE or tile < 0 or 0 < tile < 2 * OVERLAP:
-        raise ValueError(f"expected tile 0 or a multiple of {STRIDE} from {2 * OVERLAP} px on, got {tile}")
+    check_blocks(1, enc_blocks=enc_blocks, middle_blocks=middle_blocks, dec_blocks=dec_blocks)
+    check_heads(heads, dim)
+    check_prior_length(prior)
+    check_tile(tile, STRIDE)

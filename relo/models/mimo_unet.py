@@ -13,15 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relo.models.image_batches import check_image_batch, check_in_channels, crop_to, pad_to_multiple
-from relo.models.prior_fusion import PriorFusion, check_prior
+from relo.models.option_ranges import check_blocks
+from relo.models.prior_fusion import PriorFusion, check_prior, check_prior_length
 from relo.models.restoration import Restoration
 
 STRIDE = 4  # sides must be multiples of it inside the network
 SCALES = (4, 2, 1)  # coarse to fine
-
-
-# A damaged number of blocks is refused instead of being built for hours; 20 are published.
-MOST_BLOCKS = 256
 
 
 class ConvUnit(nn.Module):
@@ -174,11 +171,12 @@ class MIMOUNet(nn.Module):
         super().__init__()
         check_in_channels(in_channels)
         self.in_channels, self.prior, self.offset = in_channels, prior, offset
-        if not 1 <= num_res <= MOST_BLOCKS or width < 2 or width % 2 or not 0.0 <= dropout < 1.0:
-            raise ValueError(
-                f"need num_res in [1, {MOST_BLOCKS}], an even width >= 2 and dropout in [0, 1), "
-                f"got {num_res}, {width}, {dropout}"
-            )
+        check_blocks(1, num_res=num_res)
+        check_prior_length(prior)
+        if width < 2 or width % 2:
+            raise ValueError(f"expected an even width, got {width}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         if 2 * width <= in_channels:
             raise ValueError(
                 f"width must be above {in_channels // 2} for {in_channels} input channels, got {width}"

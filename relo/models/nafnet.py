@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from relo.models.channels_last import in_strips, only_computes, pointwise, spatial
 from relo.models.image_batches import check_image_batch, check_in_channels
+from relo.models.option_ranges import check_blocks
 from relo.models.restoration import Restoration
 
 NORM_EPS = 1e-6
-MOST_BLOCKS = 256  # of a stage; a damaged number is refused instead of being built for hours
 MOST_STAGES = 8
 # Test-time local pooling looks at windows of 1.5 times the size of the training patches (Chu et al. 2022, TLC).
 POOLING_SHARE = 1.5
@@ -300,9 +300,7 @@ def _check(
         raise ValueError(f"width must be a positive integer, got {width!r}")
     if not all(isinstance(blocks, (list, tuple)) for blocks in (enc_blocks, dec_blocks)):
         raise ValueError(f"enc_blocks and dec_blocks must be lists, got {enc_blocks!r} and {dec_blocks!r}")
-    for count in (*enc_blocks, middle_blocks, *dec_blocks):
-        if not isinstance(count, int) or not 0 <= count <= MOST_BLOCKS:
-            raise ValueError(f"numbers of blocks must be 0 to {MOST_BLOCKS}, got {count!r}")
+    check_blocks(0, enc_blocks=enc_blocks, middle_blocks=middle_blocks, dec_blocks=dec_blocks)
     if not 1 <= len(enc_blocks) <= MOST_STAGES or len(enc_blocks) != len(dec_blocks):
         raise ValueError(f"needs 1 to {MOST_STAGES} encoder stages and as many decoder stages")
     if not isinstance(local_pooling, int) or local_pooling < 0 or 0 < local_pooling < 1 << len(enc_blocks):

@@ -44,6 +44,18 @@ class Level(nn.ModuleList):
         return x
 
 
+def check_prior_length(length: int) -> None:
+    """Refuse the length of a prior that no network can be built for.
+
+    Raises
+    ------
+    ValueError
+        It is negative.
+    """
+    if length < 0:
+        raise ValueError(f"prior must be the length of a prior, or 0 for none, got {length}")
+
+
 def check_prior(prior: Tensor, length: int, batch: int) -> None:
     """Refuse a prior that a network was not built for.
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relo.models.image_batches import check_image_batch, check_in_channels, crop_to, pad_to_multiple
+from relo.models.option_ranges import check_blocks, check_heads
 from relo.models.precision import at_least_float32
 from relo.models.resampling import Downsample, PatchEmbedding, Upsample
 from relo.models.restoration import Restoration
@@ -27,9 +28,6 @@ STRIDE = 8  # sides must be multiples of it inside the network
 LEVELS = 4
 NORM_EPS = 1e-5  # added to the variance
 ATTENTION_EPS = 1e-12  # least length of a query or key that is normalised
-
-# A damaged number of blocks is refused instead of being built for hours; 8 are published.
-MOST_BLOCKS = 256
 
 
 class BiasFreeNorm(nn.Module):
@@ -244,9 +242,8 @@ def _check(dim: int, blocks: Sequence[int], refinement_blocks: int, heads: Seque
         raise ValueError(f"expected {LEVELS} numbers of blocks and of heads, got {blocks!r} and {heads!r}")
     if dim < 2 or dim % 2:
         raise ValueError(f"expected an even dim, got {dim}")
-    if not all(1 <= count <= MOST_BLOCKS for count in blocks) or not 0 <= refinement_blocks <= MOST_BLOCKS:
-        raise ValueError(f"expected blocks in [1, {MOST_BLOCKS}], got {blocks!r} and {refinement_blocks} to refine")
-    if not all(number >= 1 and (dim << level) % number == 0 for level, number in enumerate(heads)):
-        raise ValueError(f"heads {heads!r} do not divide {dim} channels, doubled at each scale")
+    check_blocks(1, blocks=blocks)
+    check_blocks(0, refinement_blocks=refinement_blocks)
+    check_heads(heads, dim)
     if not 1 / dim <= expansion <= 64:
         raise ValueError(f"expected an expansion in [1/dim, 64], got {expansion}")

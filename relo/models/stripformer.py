@@ -16,16 +16,14 @@ from torch import Tensor, nn
 
 from relo.models.channels_last import in_strips, only_computes, pointwise, spatial
 from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
-from relo.models.prior_fusion import PriorFusion, check_prior
+from relo.models.option_ranges import check_blocks
+from relo.models.prior_fusion import PriorFusion, check_prior, check_prior_length
 from relo.models.restoration import Restoration
 
 STRIDE = 32  # sides are padded to a multiple of it, as in BlurDM's code; the network itself needs 4
 OFFSET = 0.5  # is taken off what the network sees: it is trained on [-0.5, 0.5]
 SLOPE = 0.2  # of every LeakyReLU
 HEADS, DECODER_HEADS = 5, 3
-
-# A damaged number of blocks is refused instead of being built for hours; 12 are published.
-MOST_BLOCKS = 256
 
 
 class FeedForward(nn.Module):
@@ -309,7 +307,5 @@ def _check(width: int, blocks: int, decoder_blocks: int, prior: int) -> None:
     # Half of 5 widths among 5 heads, half of 3 widths among 3: half a width each.
     if width < 2 or width % 2:
         raise ValueError(f"expected an even width, for 5 and 3 heads, got {width}")
-    if not all(1 <= count <= MOST_BLOCKS for count in (blocks, decoder_blocks)):
-        raise ValueError(f"expected blocks in [1, {MOST_BLOCKS}], got {blocks} and {decoder_blocks} in the decoder")
-    if prior < 0:
-        raise ValueError(f"the length of the prior must not be negative, got {prior}")
+    check_blocks(1, blocks=blocks, decoder_blocks=decoder_blocks)
+    check_prior_length(prior)

@@ -7,7 +7,6 @@ from support.named_weights import named_weights
 
 from relo.errors import ConfigError
 from relo.models import create_model, load_weights
-from relo.models import fftformer as fftformer_module
 from relo.models.fftformer import circular_convolution, fftformer
 
 SMALL = {"dim": 6, "blocks": [1, 2, 1], "refinement_blocks": 1, "expansion": 2.5}
@@ -201,15 +200,6 @@ def test_squares_are_convolved_in_circles():
     torch.testing.assert_close(circular_convolution(first, second), expected.flatten(1, 2))
 
 
-def test_a_recorded_graph_leaves_no_matrices_behind(monkeypatch):
-    first, second = torch.randn(2, 3, 64, 5)
-    expected = circular_convolution(first, second)
-    kept = fftformer_module._kept.cache_info()
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert torch.equal(circular_convolution(first, second), expected)
-    assert fftformer_module._kept.cache_info() == kept
-
-
 def test_a_prior_that_changes_nothing_gives_the_plain_network():
     model, state = network(1.0, prior=PRIOR)
     for name, tensor in state.items():
@@ -274,9 +264,9 @@ def test_a_prior_that_does_not_fit_is_refused(built, given, match):
         ({"dim": 0}, "positive dim"),
         ({"dim": "48"}, "fftformer"),
         ({"blocks": [1, 1]}, "3 numbers of blocks"),
-        ({"blocks": [1, 0, 1]}, r"blocks in \[1, 256\]"),
-        ({"blocks": [1, 1, 10**9]}, r"blocks in \[1, 256\]"),
-        ({"refinement_blocks": -1}, "to refine"),
+        ({"blocks": [1, 0, 1]}, "blocks must be 1 to 256"),
+        ({"blocks": [1, 1, 10**9]}, "blocks must be 1 to 256"),
+        ({"refinement_blocks": -1}, "refinement_blocks must be 0 to 256"),
         ({"expansion": float("nan")}, "expansion"),
         ({"expansion": 0.0}, "expansion"),
         ({"prior": -1}, "prior"),

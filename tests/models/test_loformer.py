@@ -10,7 +10,6 @@ from support.named_weights import named_weights
 
 from relo.errors import ConfigError
 from relo.models import create_model, load_weights
-from relo.models import loformer as loformer_module
 from relo.models.loformer import cosine_transform, loformer, loformer_b, loformer_l, loformer_s
 
 SMALL = {"dim": 4, "enc_blocks": [1, 2, 1], "middle_blocks": 1, "dec_blocks": [2, 1, 1], "heads": [1, 2, 2, 4]}
@@ -239,15 +238,13 @@ def test_there_are_no_tiles_in_training_or_where_one_is_enough():
             torch.testing.assert_close(model(image).image, whole, rtol=1e-10, atol=1e-10)
 
 
-def test_a_recorded_graph_has_no_tiles_and_leaves_no_matrices_behind(monkeypatch):
+def test_a_recorded_graph_has_no_tiles(monkeypatch):
     model, state = network(0.7, tile=64)
     image, _ = batch((1, 40, 99))
-    kept = loformer_module._kept.cache_info()
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     with torch.inference_mode():
         whole = reference(state, image, SMALL["heads"])
         torch.testing.assert_close(model(image).image, whole, rtol=1e-10, atol=1e-10)
-    assert loformer_module._kept.cache_info() == kept
 
 
 def test_a_prior_that_changes_nothing_gives_the_plain_network():
@@ -308,8 +305,8 @@ def test_a_prior_that_does_not_fit_is_refused(built, given, match):
         ({"dim": 0}, "even dim"),
         ({"dim": "32"}, "loformer"),
         ({"enc_blocks": [1, 1]}, "3 numbers of blocks"),
-        ({"dec_blocks": [1, 0, 1]}, r"blocks in \[1, 256\]"),
-        ({"middle_blocks": 10**9}, r"blocks in \[1, 256\]"),
+        ({"dec_blocks": [1, 0, 1]}, "blocks must be 1 to 256"),
+        ({"middle_blocks": 10**9}, "blocks must be 1 to 256"),
         ({"heads": [1, 2, 3, 4]}, "do not divide"),
         ({"heads": [1, 2, 4]}, "4 of heads"),
         ({"prior": -1}, "prior"),

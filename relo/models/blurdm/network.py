@@ -18,7 +18,7 @@ from relo.models.blurdm.encoder import PRIOR, LatentEncoder
 from relo.models.blurdm.schedule import ScheduleForm
 from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
 from relo.models.restoration import Restoration
-from relo.models.tiles import OVERLAP, needs_tiles, restore_in_tiles
+from relo.models.tiles import check_tile, needs_tiles, restore_in_tiles
 
 
 class Needs(NamedTuple):
@@ -70,8 +70,7 @@ class BlurDM(nn.Module):
         self, backbone: nn.Module, diffusion: LatentDiffusion, stride: int, tile: int, sharp_encoder: bool
     ) -> None:
         super().__init__()
-        if tile % stride or tile < 0 or 0 < tile < 2 * OVERLAP:
-            raise ValueError(f"tile must be 0, or a multiple of {stride} from {2 * OVERLAP} px on, got {tile}")
+        check_tile(tile, stride)
         self.backbone, self.diffusion = backbone, diffusion
         self.stride, self.tile = stride, tile
         self.sharp_encoder = LatentEncoder(batch_norm=True) if sharp_encoder else None
