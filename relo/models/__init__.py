@@ -40,7 +40,7 @@ class ModelInfo:
         `lbag` from Li et al. 2023, table 1, the others from the M2AENet paper, table 1, with another training and
         newer masks. Empty where there are none.
     location : str
-        `module:function` that builds it, or `file.py:function`.
+        `module:name` of the class or function that builds it, or `file.py:name`.
     """
 
     name: str
@@ -71,36 +71,36 @@ _MODELS = {
             "lbag",
             "Li et al. 2023, LBAG",
             16_109_670,
-            "relo.models.lbag:lbag",
+            "relo.models.lbag:LBAG",
             {"psnr": 34.66, "ssim": 0.9249, "psnr_w": 28.25, "ssim_w": 0.8692, "psnr_a": 35.39},
         ),
         ModelInfo(
             "nafnet",
             "Chen et al. 2022, NAFNet",
             17_111_907,
-            "relo.models.nafnet:nafnet",
+            "relo.models.nafnet:NAFNet",
             {"psnr": 34.584, "ssim": 0.9244, "psnr_w": 28.633, "ssim_w": 0.8751},
         ),
         ModelInfo(
             "restormer",
             "Zamir et al. 2022, Restormer",
             26_126_644,
-            "relo.models.restormer:restormer",
+            "relo.models.restormer:Restormer",
             {"psnr": 34.670, "ssim": 0.9228, "psnr_w": 29.436, "ssim_w": 0.8793},
         ),
         ModelInfo(
             "m2aenet",
             "Shang et al. 2025, M2AENet",
             17_437_865,
-            "relo.models.m2aenet.network:m2aenet",
+            "relo.models.m2aenet.network:M2AENet",
             {"psnr": 35.647, "ssim": 0.9302, "psnr_w": 31.036, "ssim_w": 0.8997},
         ),
         ModelInfo(
-            "stripformer", "Tsai et al. 2022, Stripformer", 19_708_611, "relo.models.stripformer:stripformer"
+            "stripformer", "Tsai et al. 2022, Stripformer", 19_708_611, "relo.models.stripformer:Stripformer"
         ),
-        ModelInfo("fftformer", "Kong et al. 2023, FFTformer", 16_560_474, "relo.models.fftformer:fftformer"),
-        ModelInfo("loformer", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:loformer"),
-        ModelInfo("loformer_s", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:loformer_s"),
+        ModelInfo("fftformer", "Kong et al. 2023, FFTformer", 16_560_474, "relo.models.fftformer:FFTformer"),
+        ModelInfo("loformer", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:LoFormer"),
+        ModelInfo("loformer_s", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:LoFormer"),
         ModelInfo("loformer_b", "Mao et al. 2024, LoFormer-B", 27_925_041, "relo.models.loformer:loformer_b"),
         ModelInfo("loformer_l", "Mao et al. 2024, LoFormer-L", 49_031_521, "relo.models.loformer:loformer_l"),
         ModelInfo(

@@ -184,7 +184,21 @@ class Resample(nn.Module):
 
 
 class FFTformer(nn.Module):
-    """FFTformer for RGB images; see `fftformer` for the parameters.
+    """FFTformer for RGB images: 16,560,474 parameters by default, as published, 18,280,794 with a prior of 256.
+
+    Parameters
+    ----------
+    dim : int
+        Channels at full size; twice as many at each of the two smaller scales.
+    blocks : three int
+        Blocks of each scale, fine to coarse; encoder and decoder have as many.
+    refinement_blocks : int
+        Blocks at full size that follow the decoder; 0 for none.
+    expansion : float
+        Hidden channels of the feed-forward part for each channel, rounded down.
+    prior : int
+        Length of a prior that modulates the attention of every decoder block, 256 in BlurDM (He et al. 2025); 0
+        for a network without.
 
     Raises
     ------
@@ -193,7 +207,12 @@ class FFTformer(nn.Module):
     """
 
     def __init__(
-        self, dim: int, blocks: Sequence[int], refinement_blocks: int, expansion: float, prior: int
+        self,
+        dim: int = 48,
+        blocks: Sequence[int] = (6, 6, 12),
+        refinement_blocks: int = 4,
+        expansion: float = 3.0,
+        prior: int = 0,
     ) -> None:
         super().__init__()
         _check(dim, blocks, refinement_blocks, expansion, prior)
@@ -253,37 +272,6 @@ class FFTformer(nn.Module):
         x = self.refinement(self.decoder_level1(self.fuse1(x, one), prior), prior)
         image = self.output(x.permute(0, 3, 1, 2)) + padded
         return Restoration(crop_to(image, *blur.shape[-2:]), (), ())
-
-
-def fftformer(
-    dim: int = 48,
-    blocks: Sequence[int] = (6, 6, 12),
-    refinement_blocks: int = 4,
-    expansion: float = 3.0,
-    prior: int = 0,
-) -> FFTformer:
-    """FFTformer: 16,560,474 parameters as published, 18,280,794 with a prior of 256 as in BlurDM (He et al. 2025).
-
-    Parameters
-    ----------
-    dim : int
-        Channels at full size; twice as many at each of the two smaller scales.
-    blocks : three int
-        Blocks of each scale, fine to coarse; encoder and decoder have as many.
-    refinement_blocks : int
-        Blocks at full size that follow the decoder; 0 for none.
-    expansion : float
-        Hidden channels of the feed-forward part for each channel, rounded down.
-    prior : int
-        Length of a prior that modulates the attention of every decoder block, 256 in BlurDM; 0 for a network
-        without.
-
-    Raises
-    ------
-    ValueError
-        See `FFTformer`.
-    """
-    return FFTformer(dim, blocks, refinement_blocks, expansion, prior)
 
 
 def circular_convolution(first: Tensor, second: Tensor) -> Tensor:

@@ -136,7 +136,27 @@ class TransformerBlock(nn.Module):
 
 
 class LoFormer(nn.Module):
-    """LoFormer for RGB images; see `loformer` for the parameters.
+    """LoFormer for RGB images; by default LoFormer-S, which BlurDM uses (He et al. 2025).
+
+    LoFormer-S has 16,382,661 parameters as published, 17,040,581 with a prior of 256.
+
+    Parameters
+    ----------
+    dim : int
+        Channels at full size, even; twice as many at each of the three smaller scales.
+    enc_blocks : three int
+        Blocks of the encoder, fine to coarse; a block is two layers.
+    middle_blocks : int
+        Blocks of the smallest scale.
+    dec_blocks : three int
+        Blocks of the decoder, coarse to fine.
+    heads : four int
+        Attention heads of each scale, fine to coarse; they must divide its channels.
+    prior : int
+        Length of a prior that modulates the attention of every decoder layer, 256 in BlurDM; 0 for a network
+        without.
+    tile : int
+        Images with a longer side [px] are restored in tiles in evaluation mode; a multiple of 8, or 0 for never.
 
     Raises
     ------
@@ -146,13 +166,13 @@ class LoFormer(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        enc_blocks: Sequence[int],
-        middle_blocks: int,
-        dec_blocks: Sequence[int],
-        heads: Sequence[int],
-        prior: int,
-        tile: int,
+        dim: int = 32,
+        enc_blocks: Sequence[int] = (1, 2, 3),
+        middle_blocks: int = 7,
+        dec_blocks: Sequence[int] = (3, 2, 2),
+        heads: Sequence[int] = (1, 2, 4, 8),
+        prior: int = 0,
+        tile: int = TILE,
     ) -> None:
         super().__init__()
         _check(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
@@ -215,46 +235,6 @@ class LoFormer(nn.Module):
         return self.output(x.permute(0, 3, 1, 2))
 
 
-def loformer_s(
-    dim: int = 32,
-    enc_blocks: Sequence[int] = (1, 2, 3),
-    middle_blocks: int = 7,
-    dec_blocks: Sequence[int] = (3, 2, 2),
-    heads: Sequence[int] = (1, 2, 4, 8),
-    prior: int = 0,
-    tile: int = TILE,
-) -> LoFormer:
-    """LoFormer-S: 16,382,661 parameters as published, 17,040,581 with a prior of 256 as in BlurDM (He et al. 2025).
-
-    Parameters
-    ----------
-    dim : int
-        Channels at full size, even; twice as many at each of the three smaller scales.
-    enc_blocks : three int
-        Blocks of the encoder, fine to coarse; a block is two layers.
-    middle_blocks : int
-        Blocks of the smallest scale.
-    dec_blocks : three int
-        Blocks of the decoder, coarse to fine.
-    heads : four int
-        Attention heads of each scale, fine to coarse; they must divide its channels.
-    prior : int
-        Length of a prior that modulates the attention of every decoder layer, 256 in BlurDM; 0 for a network
-        without.
-    tile : int
-        Images with a longer side [px] are restored in tiles in evaluation mode; a multiple of 8, or 0 for never.
-
-    Raises
-    ------
-    ValueError
-        See `LoFormer`.
-    """
-    return LoFormer(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
-
-
-loformer = loformer_s  # the one of BlurDM
-
-
 def loformer_b(
     dim: int = 36,
     enc_blocks: Sequence[int] = (1, 2, 6),
@@ -264,7 +244,7 @@ def loformer_b(
     prior: int = 0,
     tile: int = TILE,
 ) -> LoFormer:
-    """LoFormer-B: 27,925,041 parameters, 29,109,297 with a prior of 256; see `loformer_s`."""
+    """LoFormer-B: 27,925,041 parameters, 29,109,297 with a prior of 256; see `LoFormer`."""
     return LoFormer(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
 
 
@@ -277,7 +257,7 @@ def loformer_l(
     prior: int = 0,
     tile: int = TILE,
 ) -> LoFormer:
-    """LoFormer-L: 49.03 M parameters; see `loformer_s`."""
+    """LoFormer-L: 49,031,521 parameters, 50,610,529 with a prior of 256; see `LoFormer`."""
     return LoFormer(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
 
 

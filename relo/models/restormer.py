@@ -113,7 +113,24 @@ class TransformerBlock(nn.Module):
 
 
 class Restormer(nn.Module):
-    """Restormer for RGB images; see `restormer` for the parameters.
+    """Restormer for RGB images: 26,126,644 parameters by default, as published for motion deblurring.
+
+    Parameters
+    ----------
+    dim : int
+        Channels at full size, even; twice as many at each of the three smaller scales.
+    blocks : four int
+        Blocks of each scale, fine to coarse; encoder and decoder have as many.
+    refinement_blocks : int
+        Blocks at full size that follow the decoder; 0 for none.
+    heads : four int
+        Attention heads of each scale; they must divide its channels.
+    expansion : float
+        Hidden channels of the feed-forward part for each channel, rounded down.
+    bias_free_norm : bool
+        Normalisation that does not centre, as published for denoising.
+    in_channels : int
+        3, or 6 to be given a short exposure too, behind the blurred image (ExpRDiff paper, table 1).
 
     Raises
     ------
@@ -123,13 +140,13 @@ class Restormer(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        blocks: Sequence[int],
-        refinement_blocks: int,
-        heads: Sequence[int],
-        expansion: float,
-        bias_free_norm: bool,
-        in_channels: int,
+        dim: int = 48,
+        blocks: Sequence[int] = (4, 6, 6, 8),
+        refinement_blocks: int = 4,
+        heads: Sequence[int] = (1, 2, 4, 8),
+        expansion: float = 2.66,
+        bias_free_norm: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         _check(dim, blocks, refinement_blocks, heads, expansion)
@@ -188,42 +205,6 @@ class Restormer(nn.Module):
         x = self.refinement(self.decoder_level1(torch.cat([self.up2_1(x), skips.pop()], dim=1)))
         image = self.output(x) + padded[:, :3]
         return Restoration(crop_to(image, *blur.shape[-2:]), (), ())
-
-
-def restormer(
-    dim: int = 48,
-    blocks: Sequence[int] = (4, 6, 6, 8),
-    refinement_blocks: int = 4,
-    heads: Sequence[int] = (1, 2, 4, 8),
-    expansion: float = 2.66,
-    bias_free_norm: bool = False,
-    in_channels: int = 3,
-) -> Restormer:
-    """Restormer: 26,126,644 parameters as published for motion deblurring.
-
-    Parameters
-    ----------
-    dim : int
-        Channels at full size, even; twice as many at each of the three smaller scales.
-    blocks : four int
-        Blocks of each scale, fine to coarse; encoder and decoder have as many.
-    refinement_blocks : int
-        Blocks at full size that follow the decoder; 0 for none.
-    heads : four int
-        Attention heads of each scale; they must divide its channels.
-    expansion : float
-        Hidden channels of the feed-forward part for each channel, rounded down.
-    bias_free_norm : bool
-        Normalisation that does not centre, as published for denoising.
-    in_channels : int
-        3, or 6 to be given a short exposure too, behind the blurred image (ExpRDiff paper, table 1).
-
-    Raises
-    ------
-    ValueError
-        See `Restormer`.
-    """
-    return Restormer(dim, blocks, refinement_blocks, heads, expansion, bias_free_norm, in_channels)
 
 
 def _inverse_length(x: Tensor) -> Tensor:

@@ -206,7 +206,16 @@ class Decoder(nn.Module):
 
 
 class Stripformer(nn.Module):
-    """Stripformer for RGB images; see `stripformer` for the parameters.
+    """Stripformer for RGB images: 19,708,611 parameters by default, as published, 22,264,515 with a prior of 256.
+
+    Parameters
+    ----------
+    width : int
+        Channels at full size, even; twice as many at half size and five times at a quarter.
+    blocks, decoder_blocks : int
+        Attention blocks at a quarter of the size and, in the decoder, at half of it.
+    prior : int
+        Length of a prior that modulates what each block attends to, 256 in BlurDM; 0 for a network without.
 
     Raises
     ------
@@ -214,7 +223,7 @@ class Stripformer(nn.Module):
         A number is out of range, or the channels of a block cannot be shared out among its heads.
     """
 
-    def __init__(self, width: int, blocks: int, decoder_blocks: int, prior: int) -> None:
+    def __init__(self, width: int = 64, blocks: int = 12, decoder_blocks: int = 6, prior: int = 0) -> None:
         super().__init__()
         _check(width, blocks, decoder_blocks, prior)
         self.prior = prior
@@ -244,28 +253,6 @@ class Stripformer(nn.Module):
         x, skips = self.encoder((padded - OFFSET).contiguous(memory_format=torch.channels_last))
         image = self.decoder(_through(self, self.blocks, x, prior), skips, prior) + padded
         return Restoration(crop_to(image, *blur.shape[-2:]), (), ())
-
-
-def stripformer(width: int = 64, blocks: int = 12, decoder_blocks: int = 6, prior: int = 0) -> Stripformer:
-    """Stripformer: 19,708,611 parameters as published; 22,264,515 with BlurDM's prior of length 256.
-
-    Parameters
-    ----------
-    width : int
-        Channels at full size, even; the encoder has 2 and the decoder 3 times as many at half size, and the blocks
-        at a quarter of the size 5 times as many.
-    blocks, decoder_blocks : int
-        Blocks of attention at a quarter of the size, and at half of it in the decoder: `IntraBlock` and
-        `InterBlock` in turn.
-    prior : int
-        Length of a prior that modulates what each block attends to, 256 in BlurDM; 0 for a network without.
-
-    Raises
-    ------
-    ValueError
-        See `Stripformer`.
-    """
-    return Stripformer(width, blocks, decoder_blocks, prior)
 
 
 def _add_blocks(

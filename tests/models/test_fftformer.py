@@ -7,7 +7,7 @@ from support.named_weights import named_weights
 
 from relo.errors import ConfigError
 from relo.models import create_model, load_weights
-from relo.models.fftformer import circular_convolution, fftformer
+from relo.models.fftformer import FFTformer, circular_convolution
 
 SMALL = {"dim": 6, "blocks": [1, 2, 1], "refinement_blocks": 1, "expansion": 2.5}
 PRIOR = 16
@@ -126,7 +126,7 @@ def reference(state, image, prior=None):
 
 def network(scale, dtype=torch.float64, **options):
     """A network with weights told by their names, filters of frequencies around 1 included; and the weights."""
-    model = fftformer(**(SMALL | options)).to(dtype).eval()
+    model = FFTformer(**(SMALL | options)).to(dtype).eval()
     state = named_weights(model.state_dict(), scale, dtype)
     for name in state:
         if name.endswith("ffn.fft"):
@@ -225,7 +225,7 @@ def test_images_of_a_batch_do_not_see_each_other():
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 9), (33, 16)])
 def test_any_size_goes_in_and_comes_out(height, width):
     blur = torch.rand(2, 3, height, width)
-    assert fftformer(**SMALL).eval()(blur).image.shape == blur.shape
+    assert FFTformer(**SMALL).eval()(blur).image.shape == blur.shape
 
 
 def test_it_runs_in_half_precision_and_without_values():
@@ -255,7 +255,7 @@ def test_spectra_are_computed_in_float32_under_autocast():
 )
 def test_a_prior_that_does_not_fit_is_refused(built, given, match):
     with pytest.raises(ValueError, match=match):
-        fftformer(**SMALL, prior=built)(torch.rand(2, 3, 8, 8), torch.zeros(given))
+        FFTformer(**SMALL, prior=built)(torch.rand(2, 3, 8, 8), torch.zeros(given))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from support.named_weights import named_weights
 
 from relo.errors import ConfigError
 from relo.models import create_model, load_weights
-from relo.models.loformer import cosine_transform, loformer, loformer_b, loformer_l, loformer_s
+from relo.models.loformer import LoFormer, cosine_transform, loformer_b, loformer_l
 
 SMALL = {"dim": 4, "enc_blocks": [1, 2, 1], "middle_blocks": 1, "dec_blocks": [2, 1, 1], "heads": [1, 2, 2, 4]}
 PRIOR = 16
@@ -127,7 +127,7 @@ def reference(state, image, heads, prior=None):
 
 
 def network(scale, dtype=torch.float64, **options):
-    model = loformer(**(SMALL | options)).to(dtype).eval()
+    model = LoFormer(**(SMALL | options)).to(dtype).eval()
     state = named_weights(model.state_dict(), scale, dtype)
     load_weights(model, state)
     return model, state
@@ -142,8 +142,8 @@ def batch(size, dtype=torch.float64):
 @pytest.mark.parametrize(
     ("name", "build", "options", "counts"),
     [
-        ("loformer", loformer, (32, (1, 2, 3), 7, (3, 2, 2)), (16_382_661, 17_040_581)),
-        ("loformer_s", loformer_s, (32, (1, 2, 3), 7, (3, 2, 2)), (16_382_661, 17_040_581)),
+        ("loformer", LoFormer, (32, (1, 2, 3), 7, (3, 2, 2)), (16_382_661, 17_040_581)),
+        ("loformer_s", LoFormer, (32, (1, 2, 3), 7, (3, 2, 2)), (16_382_661, 17_040_581)),
         ("loformer_b", loformer_b, (36, (1, 2, 6), 9, (6, 2, 2)), (27_925_041, 29_109_297)),
         ("loformer_l", loformer_l, (48, (1, 2, 6), 9, (6, 2, 2)), (49_031_521, 50_610_529)),
     ],
@@ -272,7 +272,7 @@ def test_images_of_a_batch_do_not_see_each_other():
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 9), (8, 8), (33, 16)])
 def test_any_size_goes_in_and_comes_out(height, width):
     blur = torch.rand(2, 3, height, width)
-    assert loformer(**SMALL).eval()(blur).image.shape == blur.shape
+    assert LoFormer(**SMALL).eval()(blur).image.shape == blur.shape
 
 
 def test_it_runs_in_half_precision_and_without_values():
@@ -295,7 +295,7 @@ def test_it_runs_in_half_precision_and_without_values():
 )
 def test_a_prior_that_does_not_fit_is_refused(built, given, match):
     with pytest.raises(ValueError, match=match):
-        loformer(**SMALL, prior=built)(torch.rand(2, 3, 8, 8), torch.zeros(given))
+        LoFormer(**SMALL, prior=built)(torch.rand(2, 3, 8, 8), torch.zeros(given))
 
 
 @pytest.mark.parametrize(
