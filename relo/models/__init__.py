@@ -5,7 +5,6 @@ Importing this package imports no torch; creating a model does.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relo.errors import ConfigError
+from relo.models.options import check_names, check_types, option_names
 from relo.models.own import read_own
 from relo.models.restoration import Restoration
 
@@ -174,7 +174,7 @@ def create_model(name: str, **config: Any) -> nn.Module:
     Raises
     ------
     ConfigError
-        The name, an option or its value is unknown.
+        The name or an option is unknown, or a value is of the wrong type or out of range.
 
     Examples
     --------
@@ -184,11 +184,9 @@ def create_model(name: str, **config: Any) -> nn.Module:
     (1, 3, 9, 14)
     """
     build = _builder(name)
-    known = _options(build)
-    unknown = [key for key in config if key not in known]
-    # Where options are passed on, as to the backbone of blurdm, they are refused there.
-    if unknown and len(known) == len(inspect.signature(build).parameters):
-        raise ConfigError(f"model {name} has no option '{unknown[0]}'", advice=f"Known: {', '.join(known)}.")
+    check_names(name, build, config)
+    if not is_own(name):  # what annotations of a network of the user's own mean is not relo's to say
+        check_types(name, build, config)
     try:
         return build(**config)
     # torch raises RuntimeError for a network that memory or integers cannot hold, with a trace of C++ below.
@@ -198,17 +196,12 @@ def create_model(name: str, **config: Any) -> nn.Module:
 
 def model_options(name: str) -> tuple[str, ...]:
     """Options that `create_model` takes for a network; for blurdm without those of its backbone."""
-    return _options(_builder(name))
+    return option_names(_builder(name))
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
     place, _, function = model_info(name).location.rpartition(":")
     return read_own(Path(place), function) if is_own(name) else getattr(import_module(place), function)
-
-
-def _options(build: Callable[..., nn.Module]) -> tuple[str, ...]:
-    parameters = inspect.signature(build).parameters.items()
-    return tuple(key for key, parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:

@@ -284,12 +284,10 @@ def _blocks(channels: int, count: int, window: int) -> nn.Sequential:
 def _check(
     width: int, enc_blocks: Sequence[int], middle_blocks: int, dec_blocks: Sequence[int], local_pooling: int
 ) -> None:
-    if not isinstance(width, int) or width < 1:
-        raise ValueError(f"width must be a positive integer, got {width!r}")
-    if not all(isinstance(blocks, (list, tuple)) for blocks in (enc_blocks, dec_blocks)):
-        raise ValueError(f"enc_blocks and dec_blocks must be lists, got {enc_blocks!r} and {dec_blocks!r}")
+    if width < 1:
+        raise ValueError(f"width must be positive, got {width}")
     check_blocks(0, enc_blocks=enc_blocks, middle_blocks=middle_blocks, dec_blocks=dec_blocks)
     if not 1 <= len(enc_blocks) <= MOST_STAGES or len(enc_blocks) != len(dec_blocks):
         raise ValueError(f"needs 1 to {MOST_STAGES} encoder stages and as many decoder stages")
-    if not isinstance(local_pooling, int) or local_pooling < 0 or 0 < local_pooling < 1 << len(enc_blocks):
-        raise ValueError(f"local_pooling must be 0 or the side of the training patches, got {local_pooling!r}")
+    if local_pooling < 0 or 0 < local_pooling < 1 << len(enc_blocks):
+        raise ValueError(f"local_pooling must be 0 or the side of the training patches, got {local_pooling}")

@@ -118,8 +118,8 @@ class M2AENet(NAFNet):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(width, enc_blocks, middle_blocks, dec_blocks, local_pooling)
-        if not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise ValueError(f"temperature must be a positive number, got {temperature!r}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
         channels = width << (len(enc_blocks) - 1)
         if channels % 4:
             raise ValueError(f"the last encoder stage needs a multiple of 4 channels, got {channels}")

@@ -220,7 +220,7 @@ def test_half_precision_and_other_devices():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"trajectory_form": "cubic"}, "no trajectory 'cubic'"),
+        ({"trajectory_form": "cubic"}, "'quadratic' or 'linear' or 'learned', got 'cubic'"),
         ({"temperature": 0.0}, "temperature"),
         ({"width": 3, "enc_blocks": [1], "dec_blocks": [1]}, "multiple of 4"),
         ({"enc_blocks": [1, 1], "dec_blocks": [1]}, "decoder stages"),
