@@ -21,7 +21,8 @@ class LatentDiffusion(nn.Module):
     """Encodes a blurred image, adds noise, and takes blur and noise away in T steps, without any further draw.
 
     2,067,776 parameters and, for 256 x 256 px, 4.157 G multiply-adds, nearly all of the encoder: more steps cost
-    nothing. Exposures and noise are buffers, so that weights bring the schedule they were trained with.
+    nothing. The exposures and the amounts of noise are buffers, so that weights bring the schedule they were
+    trained with.
 
     Parameters
     ----------
@@ -40,7 +41,6 @@ class LatentDiffusion(nn.Module):
 
     alphas: Tensor
     betas_bar: Tensor
-    own_noise: Tensor
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class LatentDiffusion(nn.Module):
         self.register_buffer("alphas", alphas)
         self.register_buffer("betas_bar", betas_bar)
         self.register_buffer("time_stamps_list", torch.arange(steps, 0, -1))  # only kept for published weights
-        # On the CPU, so that every device has the same.
-        drawn = torch.randn(PRIOR, generator=Generator().manual_seed(seed), device="cpu")
-        self.register_buffer("own_noise", noise * drawn, persistent=False)
+        # Drawn on the CPU, so that every device has the same, and kept there: it follows from the options, is in no
+        # weights, and `to_empty` would put garbage in its place if it were a buffer.
+        self.own_noise = noise * torch.randn(PRIOR, generator=Generator().manual_seed(seed), device="cpu")
 
     def forward(self, blur: Tensor, noise: Noise = None) -> Tensor:
         """Give the sharp prior.
@@ -113,9 +113,9 @@ class LatentDiffusion(nn.Module):
 
     def draw_noise(self, noise: Noise, count: int) -> Tensor:
         """Make (count, 256) unit noise of what `forward` may be given."""
-        like = self.own_noise.expand(count, -1)
+        like = self.alphas.new_empty(count, PRIOR)
         if noise is None:
-            return self.noise * torch.randn_like(like) if self.training else like
+            return self.noise * torch.randn_like(like) if self.training else self.own_noise.to(like).expand_as(like)
         if isinstance(noise, Tensor):
             if noise.shape != like.shape:
                 raise ValueError(f"expected {(*like.shape,)} noise, got shape {(*noise.shape,)}")
