@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from relo.errors import ConfigError, MissingExtraError, TrainingError
-from relo.models.restoration import Restoration
+from relo.models.restoration import Restoration, takes_short
 
 if TYPE_CHECKING:
     import onnx
@@ -29,8 +29,10 @@ OPSETS = (18, 23)  # first and last version of the ONNX operators that torch wri
 DEFAULT_OPSET = 20
 TOLERANCE = 1e-3  # between PyTorch and the file, for values of about [0, 1]
 INPUT = "RGB in [0, 1], float32, (batch, 3, height, width); any batch, height and width"
-# Sizes (N, H, W) to record and to compare: odd and of no common divisor, so that every padding is used.
-_RECORDED = (2, 37, 51)
+# Sizes (N, H, W) to record and to compare: odd and of no common divisor, so that every padding is used. The sides
+# recorded are so large that no axis inside a network has length 1, which torch.export would take for a constant: at
+# an eighth of its size, LoFormer cuts an image of up to 64 px into a single window of 8 x 8 frequencies.
+_RECORDED = (2, 75, 101)
 _COMPARED = ((1, 70, 45), (3, 24, 64))
 _AXES = ("batch", None, "height", "width")  # of the input and of every output
 _ADVICE = "What it computes must not depend on the size of the image, or on values that Python asks for."
@@ -119,7 +121,7 @@ class _Tensors(nn.Module):
     def images(self, size: tuple[int, int, int]) -> Tensor:
         """A batch to try the network with: noise, always the same."""
         batch, height, width = size
-        channels = getattr(self.model, "in_channels", 3)
+        channels = 6 if takes_short(self.model) else 3
         return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 

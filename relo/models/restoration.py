@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Restoration(NamedTuple):
@@ -55,3 +55,11 @@ class MotionRestoration(NamedTuple):
         """Bring every tensor to a device or a dtype."""
         plain = Restoration(self.image, self.scales, self.masks).to(where)
         return MotionRestoration(*plain, self.logits.to(where), self.offsets.to(where))
+
+
+def takes_short(model: nn.Module) -> bool:
+    """Whether a network is given a short exposure behind the blurred image: (N, 6, H, W) instead of (N, 3, H, W).
+
+    Its attribute `in_channels` is 6 then. A network without that attribute is given the blurred image alone.
+    """
+    return getattr(model, "in_channels", 3) == 6
