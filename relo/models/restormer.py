@@ -74,9 +74,10 @@ class ChannelAttention(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in pixels.chunk(3, dim=2)
         )
         # Queries before the product, so that it stays within the range of float16 for large images too.
-        similarity = (queries * _inverse_length(queries)).transpose(2, 3) @ keys
+        normal = (queries * _inverse_length(queries)).to(keys.dtype)  # lengths are in float32
+        similarity = normal.transpose(2, 3) @ keys
         weights = (similarity * _inverse_length(keys) * self.temperature).softmax(dim=-1)
-        mixed = values @ weights.transpose(2, 3)
+        mixed = values @ weights.transpose(2, 3).to(values.dtype)
         return self.project_out(mixed.transpose(1, 2).flatten(2).unflatten(1, (height, -1)).permute(0, 3, 1, 2))
 
 
