@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from support.named_weights import named_weights
 
-from relo.errors import ConfigError
 from relo.models import create_model, load_weights, model_info
 from relo.models.nafnet import NAFBlock, NAFNet, local_mean, pooling_window
 
@@ -219,42 +218,3 @@ def test_local_pooling_changes_nothing_at_the_size_of_the_patches():
         load_weights(model, named_weights(plain.state_dict(), 0.5, torch.float32))
     blur = torch.rand(1, 3, 32, 32)
     assert torch.equal(plain(blur).image, local(blur).image)
-
-
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 2), (8, 8), (23, 17)])
-@pytest.mark.parametrize("local_pooling", [0, 8])
-def test_any_size_goes_in_and_comes_out(height, width, local_pooling):
-    blur = torch.rand(2, 3, height, width)
-    assert NAFNet(**SMALL, local_pooling=local_pooling).eval()(blur).image.shape == blur.shape
-
-
-def test_it_runs_under_autocast_and_without_values():
-    model = NAFNet(**SMALL).eval()
-    load_weights(model, named_weights(model.state_dict(), 0.5, torch.float32))
-    blur = torch.rand(1, 3, 20, 20)
-    with torch.inference_mode():
-        exact = model(blur).image
-        with torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(model(blur).image.float(), exact, rtol=0.05, atol=0.1)
-        assert model.to("meta")(blur.to("meta")).image.shape == blur.shape
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"width": 0}, "width"),
-        ({"width": "32"}, "width"),
-        ({"enc_blocks": []}, "stages"),
-        ({"enc_blocks": [1, 1]}, "as many decoder stages"),
-        ({"middle_blocks": -1}, "blocks must be 0 to 256"),
-        ({"enc_blocks": [1, 1, 10**9]}, "blocks must be 0 to 256"),
-        ({"enc_blocks": 3}, "nafnet"),
-        ({"local_pooling": -1}, "local_pooling"),
-        ({"local_pooling": 2}, "local_pooling"),
-        ({"width": 10**9}, "model nafnet: "),
-    ],
-)
-def test_impossible_options_are_one_line(options, match):
-    with pytest.raises(ConfigError, match=match) as caught:
-        create_model("nafnet", **(SMALL | options))
-    assert "\n" not in str(caught.value)
