@@ -1,6 +1,6 @@
 """Operations on features (N, H, W, C), in memory as in shape.
 
-A 1x1 convolution is then one matrix product, and torch's layer normalisation takes the channels as they lie.
+A 1x1 convolution is then one matrix product, and torch's layer normalisation works on contiguous channels.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def spatial(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def in_strips(function: Callable[[slice], Tensor], x: Tensor) -> Tensor:
-    """Put features of the shape of `x` (N, H, W, C) together from `function` of a few rows."""
+    """Features of the shape of `x` (N, H, W, C), from `function` of a few rows at a time."""
     result, height = torch.empty_like(x), x.shape[1]
     for top in range(0, height, STRIP_ROWS):
         rows = slice(top, min(top + STRIP_ROWS, height))
@@ -52,5 +52,5 @@ def in_strips(function: Callable[[slice], Tensor], x: Tensor) -> Tensor:
 
 
 def only_computes(x: Tensor) -> bool:
-    """Whether values on a CPU are all that is wanted: no gradient, no export, no estimate of memory."""
+    """Whether only values on a CPU are wanted: no gradient, no export, no memory estimate on the meta device."""
     return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.device.type == "cpu"

@@ -36,7 +36,7 @@ _RECORDED = (2, 75, 101)
 _COMPARED = ((1, 70, 45), (3, 24, 64))
 _AXES = ("batch", None, "height", "width")  # of the input and of every output
 _ADVICE = "What it computes must not depend on the size of the image, or on values that Python asks for."
-_NOISY = ("torch", "torch.fx", "torch.onnx", "onnxscript", "onnx_ir")  # tell of steps that matter to no user
+_NOISY = ("torch", "torch.fx", "torch.onnx", "onnxscript", "onnx_ir")  # loggers of steps that matter to no user
 
 
 class Exported(NamedTuple):
@@ -69,7 +69,7 @@ def export_onnx(
         Maps (N, 3, H, W) to a `Restoration`; left as it is. It is exported as in evaluation mode, in float32, and
         where it has an attribute `pruned`, which says that only pixels of a mask are computed, without that.
     path : Path
-        Written at once when all is well: for a replacement that is complete or absent, give a temporary name.
+        Written only if everything succeeds, but not atomically: to replace a file, give a temporary name.
     opset : int
         See `OPSETS`.
     metadata : mapping of str to str
@@ -172,7 +172,7 @@ def _floor_divide(a: Any, b: Any) -> Any:
 
 
 def _describe(file: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    """Name the axes, tell what the file is, and take out what torch notes at each node: places in Python files."""
+    """Name the axes, add the metadata, and remove what torch notes at each node: lines of Python files."""
     for node in file.graph.node:
         del node.metadata_props[:]
     for function in file.functions:
@@ -236,13 +236,13 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the remarks of torch, onnxscript and what they use to themselves."""
+    """Suppress what torch, onnxscript and their dependencies print, log and warn of."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        # torch prints the graph that it gives up on.
+        # torch prints a graph that it cannot export.
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield

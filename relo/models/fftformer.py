@@ -4,11 +4,11 @@ A U-shaped network of three scales without bias terms in its transformer blocks.
 squares of 8 x 8 pixels: attention is the circular convolution of queries and keys, and the feed-forward part scales
 each frequency of each channel by a learned factor.
 
-Two things differ from the published formulation, none in its results beyond rounding. Features lie in memory as
+Two things are computed otherwise than published, with the same results but for rounding. Features lie in memory as
 (N, H, W, C), where depth-wise convolutions and normalisation take a fraction of the time, and the transform of a
-square is one product with a matrix of 68 x 64, several times as fast there as many FFTs of 8 x 8. And since 1x1
-convolutions change places with it, the feed-forward part transforms its inputs instead of six times as many hidden
-channels, whose two halves it computes one after the other.
+square is one product with a matrix of 68 x 64, several times as fast there as many FFTs of 8 x 8. And since the
+transform commutes with 1x1 convolutions, the feed-forward part transforms its input instead of six times as many
+hidden channels; these it computes in two halves, one after the other.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ FUSE_EXPANSION = 2.66
 class Fourier(NamedTuple):
     """The orthonormal Fourier transform of real 8 x 8 squares as matrices.
 
-    Of the 8 x 5 frequencies that `torch.fft.rfft2` gives, 6 are those of others mirrored. The 34 others make up a
-    spectrum of 68 numbers: real parts, then imaginary parts.
+    Of the 8 x 5 frequencies that `torch.fft.rfft2` gives, 6 are complex conjugates of others. The remaining 34 make
+    up a spectrum of 68 numbers: real parts, then imaginary parts.
 
     Attributes
     ----------
     forward : (68, 64) tensor
     inverse : (64, 68) tensor
     factors : (68, 40) tensor
-        From factors for each of the 8 x 5 frequencies to those of the spectrum. Where a frequency and its mirror
-        image have two, their mean has the same effect as both: the result is real.
+        From a factor for each of the 8 x 5 frequencies to a factor for each of the 68 numbers. Where a frequency
+        and its conjugate have different factors, their mean has the same effect, because the result is real.
     """
 
     forward: Tensor
@@ -233,7 +233,7 @@ class FFTformer(nn.Module):
         self.encoder_level3 = level(4, blocks[2], attention=False)
         self.decoder_level3 = level(4, blocks[2], attention=True)
         self.up3_2 = Resample(4 * dim, 2 * dim, 2.0)
-        # In published weights, though nothing is computed with it; several processes that train would wait for its
+        # Part of the published weights, but never used; frozen, because distributed training would wait for its
         # gradient.
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=False).requires_grad_(False)
         self.decoder_level2 = level(2, blocks[1], attention=True)
@@ -275,7 +275,7 @@ class FFTformer(nn.Module):
 
 
 def circular_convolution(first: Tensor, second: Tensor) -> Tensor:
-    """Convolve 8 x 8 squares, which repeat beyond their borders, channel by channel.
+    """Circular convolution of 8 x 8 squares, channel by channel.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 A U-shaped network of four scales. In each layer the cosine transform of whole feature maps is cut into windows of
 8 x 8 frequencies, and the channels of a head attend to each other within a window.
 
-Two things differ from the published formulation, none in its results beyond rounding. Features lie in memory as
+Two things are computed otherwise than published, with the same results but for rounding. Features lie in memory as
 (N, H, W, C), where depth-wise convolutions and normalisation take a fraction of the time. And the feed-forward part
 computes its two halves one after the other. How tiles are blended differs where the published weights do not sum
 to 1, see `relo.models.tiles`.
@@ -52,7 +52,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels)
         self.project_out = nn.Conv2d(channels, channels, 1)
-        # Published with an activation, which has no parameters, behind it.
+        # A list, for the published name: an activation without parameters follows there.
         self.mlp = nn.ModuleList([nn.Linear(WINDOW**2, WINDOW**2)])
         if prior:
             self.kv = PriorFusion(channels, prior, bias=True)

@@ -155,7 +155,7 @@ class MIMOUNet(nn.Module):
     prior : int
         Length of a prior that modulates the input of each decoder stage, 256 in BlurDM; 0 for a network without.
     offset : float
-        Is taken off what the network sees: 0.5 in BlurDM, which trains it on [-0.5, 0.5].
+        Subtracted from the input: 0.5 in BlurDM, which trains on [-0.5, 0.5].
     """
 
     def __init__(

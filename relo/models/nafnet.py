@@ -1,9 +1,9 @@
 """NAFNet (Chen et al. 2022, "Simple baselines for image restoration") with the published parameter names.
 
 A U-Net of convolutions, gates and one attention over channels; no activation function. Inside, features lie as
-(N, H, W, C): a 1x1 convolution is one matrix product, and torch's own layer normalisation takes its channels as
-they lie. For inference on a CPU, blocks of few channels go over the image in strips of rows, whose features stay in
-the cache. That is what makes it fast (`benchmarks/models.py`).
+(N, H, W, C): a 1x1 convolution is one matrix product, and torch's layer normalisation works on contiguous channels.
+For inference on a CPU, blocks of few channels process the image in strips of rows, whose features stay in the
+cache. Both make it fast (`benchmarks/models.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from relo.models.option_ranges import check_blocks
 from relo.models.restoration import Restoration
 
 NORM_EPS = 1e-6
-MOST_STAGES = 8
+MOST_STAGES = 8  # of the encoder; a damaged number is refused
 # Test-time local pooling looks at windows of 1.5 times the size of the training patches (Chu et al. 2022, TLC).
 POOLING_SHARE = 1.5
-# Above, a block computes so much with what it reads that the rows between strips cost more than strips save.
+# With more channels, computing the rows that strips share twice costs more time than the cache saves.
 STRIP_CHANNELS = 64
 
 
@@ -50,7 +50,7 @@ class ChannelAttention(nn.Sequential):
     def factors(self, x: Tensor) -> Tensor:
         """Of features (N, H, W, C): (N, 1, 1, C), or a factor for every pixel with local pooling."""
         height, width = x.shape[1:3]
-        # Where the size is not known yet, as for export, windows are cut to it later on.
+        # In a recorded graph the size is unknown: `local_mean` cuts windows to it.
         if self.window and (torch.compiler.is_compiling() or self.window < max(height, width)):
             means = local_mean(x, self.window)
         else:
@@ -102,7 +102,7 @@ class NAFBlock(nn.Module):
         return in_strips(rest, x)
 
     def _wide(self, x: Tensor, rows: slice) -> Tensor:
-        """Some rows of the depth-wise convolution, which sees one more on each side, or zeros outside the image."""
+        """Rows of the depth-wise convolution, which reads one more on each side, or zeros outside the image."""
         height = x.shape[1]
         wide = pointwise(self.conv1, self.norm1(x[:, max(rows.start - 1, 0) : rows.stop + 1]))
         above, below = int(rows.start == 0), int(rows.stop == height)
@@ -175,7 +175,7 @@ class NAFNet(nn.Module):
         )
 
     def _encoder(self, channels: int, count: int, window: int, last: bool) -> nn.Module:  # noqa: ARG002
-        """Blocks of an encoder stage; a relative of this network has others in the last."""
+        """Blocks of an encoder stage; M2AENet has others in the last."""
         return _blocks(channels, count, window)
 
     @property
@@ -200,7 +200,7 @@ class NAFNet(nn.Module):
         return Restoration(self.restored(x, skips, blur), (), ())
 
     def encoded(self, blur: Tensor, stages: int) -> tuple[Tensor, list[Tensor]]:
-        """Pad a batch and take it through the first encoder stages: what comes next, and what the decoder wants."""
+        """Pad a batch and run the first encoder stages: the input of the next stage, and the skip features."""
         check_image_batch(blur, self.in_channels)
         height, width = blur.shape[-2:]
         padded = F.pad(blur, (0, -width % self.stride, 0, -height % self.stride))
@@ -215,7 +215,7 @@ class NAFNet(nn.Module):
     def restored(self, x: Tensor, skips: list[Tensor], blur: Tensor) -> Tensor:
         """Middle and decoder: the image from the deepest features and those of each encoder stage.
 
-        `skips` is emptied on the way, so that what is done with is freed.
+        `skips` is emptied on the way, so that features are freed once they are used.
         """
         x = self.middle_blks(x)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
@@ -236,7 +236,7 @@ def pooling_window(train_size: int, level: int) -> int:
 
 
 def local_mean(x: Tensor, window: int) -> Tensor:
-    """Mean over a window around each pixel, by sums of areas.
+    """Mean over a window around each pixel, by cumulative sums.
 
     Near the border the mean is that of the nearest window that lies inside; a window larger than a side is
     cut to it.
@@ -252,7 +252,7 @@ def local_mean(x: Tensor, window: int) -> Tensor:
     (N, H, W, C) tensor
     """
     overall = x.mean(dim=(1, 2), keepdim=True)
-    # About the mean: sums of hundreds of values, whose differences are wanted, lose less when they stay small.
+    # Cumulative sums of differences from the mean stay small, so that subtracting them loses fewer digits.
     mean = _moving_mean(_moving_mean(x - overall, 1, window), 2, window)
     return mean + overall
 

@@ -1,4 +1,4 @@
-"""Computing in float32 at least, where half precision would lose what matters."""
+"""Computing in float32 at least, where half precision is too coarse or overflows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off where `x` is; its meta device knows none."""
+    """Switch autocast off for the device of `x`; the meta device has none."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 

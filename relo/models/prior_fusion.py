@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class PriorFusion(nn.Linear):
-    """Scale and shift each channel of features by what a prior of the whole image says: F' = F k + v.
+    """Scale and shift each channel of features by a linear function of the prior: F' = F k + v.
 
     (k, v) = prior W^T, the prior fusion of BlurDM (He et al. 2025). There is no "1 + k": where k is 0 the features
     vanish. Published state dicts call this layer `kv`.
@@ -35,7 +35,7 @@ class PriorFusion(nn.Linear):
 
 
 class Level(nn.ModuleList):
-    """Blocks one after the other, all with the same prior."""
+    """A sequence of blocks, each given the same prior."""
 
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Keep the shape of (N, H, W, C), or of whatever the blocks take."""

@@ -40,7 +40,8 @@ class MotionRestoration(NamedTuple):
     image, scales, masks
         As in `Restoration`.
     logits : (N, 2, ceil(H/8), ceil(W/8)) tensor
-        Of "blurred" (index 0) and "sharp" (1), before the mask is drawn from them.
+        Of "blurred" (index 0) and "sharp" (1), before the mask is drawn from them. The scores of the blur detector,
+        `relo.models.exprdiff.detector.BlurDetection`, have the opposite order.
     offsets : (N, 4, ceil(H/8), ceil(W/8)) tensor
         What `relo.models.m2aenet.trajectory` takes, in pixels of this grid; (N, 18, …) for its form "learned".
     """

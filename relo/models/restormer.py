@@ -3,11 +3,11 @@
 A U-shaped network without bias terms in its convolutions. Attention compares channels instead of positions: each
 head relates its channels over the whole image in a matrix of d x d, so that the cost grows linearly with the area.
 
-Three things differ from the published formulation, none in its results beyond rounding. Features lie in memory as
-(N, H, W, C), where depth-wise convolutions and normalisation over channels take a fraction of the time. The
+Three things are computed otherwise than published, with the same results but for rounding. Features lie in memory
+as (N, H, W, C), where depth-wise convolutions and normalisation over channels take a fraction of the time. The
 feed-forward part, where the network needs most memory, computes its two halves one after the other. And of queries
-and keys, normalised over the image, only the queries are scaled at full size: for the keys it is done on the d x d
-matrix.
+and keys, which are normalised over the image, only the queries are scaled at full size; the factors of the keys
+scale the d x d matrix instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relo.models.restoration import Restoration
 STRIDE = 8  # sides must be multiples of it inside the network
 LEVELS = 4
 NORM_EPS = 1e-5  # added to the variance
-ATTENTION_EPS = 1e-12  # least length of a query or key that is normalised
+ATTENTION_EPS = 1e-12  # lower bound of the length by which a query or key is divided
 
 
 class BiasFreeNorm(nn.Module):
@@ -211,7 +211,7 @@ class Restormer(nn.Module):
 def _inverse_length(x: Tensor) -> Tensor:
     """1 / max(length, 1e-12) of each channel over the image: (N, heads, P, d) to (N, heads, 1, d)."""
     wide = at_least_float32(x)  # sums over an image exceed what float16 holds
-    # Squares clamped rather than lengths: the gradient of a channel of zeros is then 0, not NaN.
+    # The square is clamped, not the length: the gradient of a channel of zeros is then 0, not NaN.
     return torch.rsqrt((wide**2).sum(dim=2, keepdim=True).clamp(min=ATTENTION_EPS**2))
 
 

@@ -5,7 +5,7 @@ rows, the other along columns: in every first block the pixels of a row attend t
 whole rows do, which costs far less than attention between all pixels. A prior may modulate what a block attends to
 (BlurDM, He et al. 2025).
 
-In the blocks features lie as (N, H, W, C): normalisation and linear layers take the channels as they lie.
+In the blocks features are (N, H, W, C), so that normalisation and linear layers work on contiguous channels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from relo.models.prior_fusion import PriorFusion, check_prior, check_prior_lengt
 from relo.models.restoration import Restoration
 
 STRIDE = 32  # sides are padded to a multiple of it, as in BlurDM's code; the network itself needs 4
-OFFSET = 0.5  # is taken off what the network sees: it is trained on [-0.5, 0.5]
+OFFSET = 0.5  # subtracted from the input: published weights are trained on [-0.5, 0.5]
 SLOPE = 0.2  # of every LeakyReLU
 HEADS, DECODER_HEADS = 5, 3
 
@@ -43,7 +43,7 @@ class FeedForward(nn.Module):
 
 
 class PositionEncoding(nn.Module):
-    """x + a depth-wise convolution of x, which tells pixels where they are by what is around them."""
+    """x + a depth-wise convolution of x: a position encoding that depends on the neighbours of each pixel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -80,13 +80,13 @@ class StripBlock(nn.Module):
             self.kv = PriorFusion(channels, prior)
 
     def halves(self, x: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What looks along rows and what looks along columns, both (N, H, W, C / 2), of (N, H, W, C)."""
+        """Features that attend along rows and along columns, each (N, H, W, C / 2), from (N, H, W, C)."""
         seen = x if prior is None else self.kv.channels_last(x, prior)
         horizontal, vertical = pointwise(self.conv_input, self.attention_norm(seen)).chunk(2, dim=-1)
         return horizontal, vertical
 
     def joined(self, x: Tensor, horizontal: Tensor, vertical: Tensor) -> Tensor:
-        """Rest of the block from both results of attention on, (N, H, W, C / 2)."""
+        """The block after its attention, whose two results are (N, H, W, C / 2)."""
         x = x + pointwise(self.fuse_out, torch.cat([horizontal, vertical], dim=-1))
         # A few rows at a time, the many channels of the feed-forward part stay in the cache.
         x = in_strips(lambda rows: self._fed_forward(x[:, rows]), x) if only_computes(x) else self._fed_forward(x)
@@ -136,7 +136,7 @@ def attend_within(qkv: Tensor, heads: int) -> Tensor:
     qkv : (N, S, P, 3C) tensor
         Queries, keys and values of P pixels in each of S strips.
     heads : int
-        Shares of the channels that attend on their own.
+        Among which the channels are divided.
 
     Returns
     -------
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
         self.en_layer3_1 = _activated(nn.Conv2d(2 * width, 5 * width, 3, stride=2, padding=1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features of a quarter of the size, and those of full and half size that the decoder wants.
+        """Features at a quarter of the size, and the skip features at full and half size.
 
         Of (N, 3, H, W) these are (N, 5w, H/4, W/4), and (N, w, H, W) and (N, 2w, H/2, W/2).
         """
@@ -195,9 +195,9 @@ class Decoder(nn.Module):
         self.de_layer1_1 = _activated(nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, x: Tensor, skips: list[Tensor], prior: Tensor | None) -> Tensor:
-        """What is to be added to the image, (N, 3, H, W), of what the encoder gives.
+        """Residual of the image, (N, 3, H, W), from the results of the encoder.
 
-        `skips` is emptied on the way, so that what is done with is freed.
+        `skips` is emptied on the way, so that features are freed once they are used.
         """
         x = self.de_layer2_2(torch.cat([self.de_layer3_1(x), skips.pop()], dim=1))
         x = self.de_layer2_1(_through(self, self.blocks, x, prior))
@@ -266,7 +266,7 @@ def _add_blocks(
 
 
 def _through(network: nn.Module, blocks: tuple[str, ...], x: Tensor, prior: Tensor | None) -> Tensor:
-    """Take features (N, C, H, W) through blocks of a network."""
+    """Apply the named blocks of a network to features (N, C, H, W)."""
     x = x.permute(0, 2, 3, 1)
     for block in blocks:
         x = network.get_submodule(block)(x, prior)
@@ -286,7 +286,7 @@ def _residual(channels: int) -> nn.Sequential:
 
 
 def _added(layers: nn.Module, x: Tensor) -> Tensor:
-    """Activation of what the layers of `_residual` make of x, plus x."""
+    """LeakyReLU(layers(x) + x), for layers from `_residual`."""
     return F.leaky_relu(layers(x) + x, SLOPE)
 
 

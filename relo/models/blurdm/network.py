@@ -1,8 +1,8 @@
-"""BlurDM over a backbone: a network that is told, as one vector, what the sharp image will hold.
+"""BlurDM over a backbone: a deblurring network that is given a latent vector of the sharp image, the prior.
 
-The backbone's decoder is modulated by a prior. When a photograph is restored, the diffusion makes it from the
-blurred image. In the first two of three training stages a sharp encoder, which sees the sharp image too, makes the
-prior that the diffusion then learns to match.
+The prior modulates the backbone's decoder. At test time the diffusion makes it from the blurred image. In the first
+two of three training stages a sharp encoder makes it from the blurred and the sharp image, and the diffusion learns
+to predict that.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from relo.models.tiles import check_tile, needs_tiles, restore_in_tiles
 
 
 class Needs(NamedTuple):
-    """What a backbone wants of its surroundings.
+    """How images are prepared for a backbone.
 
     Attributes
     ----------
     stride : int
         Images are padded to multiples of it before the backbone and the diffusion see them [px].
     offset : float
-        Taken off what both see; relo's own Stripformer does that itself.
+        Subtracted from the input of both; relo's own Stripformer does that itself.
     tile : int
         Side of the tiles, each with a prior of its own, in which larger images are restored [px]; 0 for none.
     """

@@ -1,7 +1,7 @@
-"""M2AENet (Shang et al. 2025): a NAFNet whose deepest encoder stage knows where the blur is and how it moves.
+"""M2AENet (Shang et al. 2025): a NAFNet whose deepest encoder stage is given a blur mask and the motion.
 
-Its code was not to be had: what the paper leaves open is rebuilt so that its parameter counts come out, and each
-guess is in docs/decisions, from 0014 on. Features are (N, H, W, C), as in `relo.models.nafnet`.
+No code was published: what the paper leaves open is chosen so that its parameter counts come out, and each choice
+is in docs/decisions, from 0014 on. Features are (N, H, W, C), as in `relo.models.nafnet`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Guide(NamedTuple):
 class MotionAwareBlock(NAFBlock):
     """NAFBlock that leaves sharp pixels out of its first convolutions and follows the motion in its second half.
 
-    M2AS of the paper, eq. 5 and 6: the wide features are m conv2(conv1(f)) + (1 - m) [f, f]; before the second gate
-    stands a deformable depth-wise convolution, which starts as the identity.
+    M2AS of the paper, eq. 5 and 6: the wide features are m conv2(conv1(f)) + (1 - m) [f, f]; a deformable
+    depth-wise convolution, initialised as the identity, precedes the second gate.
     """
 
     def __init__(self, channels: int, window: int = 0) -> None:
@@ -207,13 +207,13 @@ class M2AENet(NAFNet):
         return -(-height // self.mask_stride), -(-width // self.mask_stride)
 
     def _features(self, blur: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Input of the last encoder stage, and what the decoder wants of the stages before."""
+        """Input of the last encoder stage, and the skip features of the stages before."""
         return self.encoded(blur, len(self.encoders) - 1)
 
     def _guided(self, x: Tensor, mask: Tensor, offsets: Tensor) -> Tensor:
-        """Last encoder stage; `mask` (N, h, w, 1) is 0 in what only padding has made."""
+        """Last encoder stage; `mask` (N, h, w, 1) is 0 in the padding."""
         mask = F.pad(mask, (0, 0, 0, x.shape[2] - mask.shape[2], 0, x.shape[1] - mask.shape[1]))
-        # In half precision a place among hundreds of pixels would be a quarter of a pixel off.
+        # In half precision a position among hundreds of pixels would be a quarter of a pixel off.
         taps = trajectory(at_least_float32(offsets), TAPS, self.trajectory_form)
         # As the compiled convolution reads them; a view of the same shape.
         taps = taps.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)

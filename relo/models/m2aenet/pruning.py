@@ -1,8 +1,8 @@
-"""Exact pruned inference: the masked convolutions are computed where the mask wants them, and nowhere else.
+"""Exact pruned inference: the masked convolutions are computed at masked pixels only.
 
 A masked pixel needs the wide features of its eight neighbours too, sharp or not. Masked pixels and their neighbours
-are gathered, row of memory by row; the 1x1 convolution is a product of these rows, and the depth-wise one sums nine
-of the products for each masked pixel. Which rows those are is found once an image and serves all blocks.
+are gathered as rows of a matrix; the 1x1 convolution is a product of this matrix, and the depth-wise one sums nine
+rows of the product for each masked pixel. The indices of the rows are found once an image and serve all blocks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relo.models.precision import at_least_float32
 
 
 class MaskedPixels(NamedTuple):
-    """Where a mask is 1, as places in features (N, H, W, C) that are read row by row, a row being one pixel.
+    """Where a mask is 1, as indices of the rows of features (N * H * W, C), a row being one pixel.
 
     Attributes
     ----------
