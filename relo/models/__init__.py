@@ -5,7 +5,6 @@ Importing this package imports no torch; creating a model does.
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relo.errors import ConfigError
+from relo.models.options import check_names, check_types, option_names
 from relo.models.own import read_own
 from relo.models.restoration import Restoration
 
@@ -40,7 +40,7 @@ class ModelInfo:
         `lbag` from Li et al. 2023, table 1, the others from the M2AENet paper, table 1, with another training and
         newer masks. Empty where there are none.
     location : str
-        `module:function` that builds it, or `file.py:function`.
+        `module:name` of the class or function that builds it, or `file.py:name`.
     """
 
     name: str
@@ -71,36 +71,36 @@ _MODELS = {
             "lbag",
             "Li et al. 2023, LBAG",
             16_109_670,
-            "relo.models.lbag:lbag",
+            "relo.models.lbag:LBAG",
             {"psnr": 34.66, "ssim": 0.9249, "psnr_w": 28.25, "ssim_w": 0.8692, "psnr_a": 35.39},
         ),
         ModelInfo(
             "nafnet",
             "Chen et al. 2022, NAFNet",
             17_111_907,
-            "relo.models.nafnet:nafnet",
+            "relo.models.nafnet:NAFNet",
             {"psnr": 34.584, "ssim": 0.9244, "psnr_w": 28.633, "ssim_w": 0.8751},
         ),
         ModelInfo(
             "restormer",
             "Zamir et al. 2022, Restormer",
             26_126_644,
-            "relo.models.restormer:restormer",
+            "relo.models.restormer:Restormer",
             {"psnr": 34.670, "ssim": 0.9228, "psnr_w": 29.436, "ssim_w": 0.8793},
         ),
         ModelInfo(
             "m2aenet",
             "Shang et al. 2025, M2AENet",
             17_437_865,
-            "relo.models.m2aenet.network:m2aenet",
+            "relo.models.m2aenet.network:M2AENet",
             {"psnr": 35.647, "ssim": 0.9302, "psnr_w": 31.036, "ssim_w": 0.8997},
         ),
         ModelInfo(
-            "stripformer", "Tsai et al. 2022, Stripformer", 19_708_611, "relo.models.stripformer:stripformer"
+            "stripformer", "Tsai et al. 2022, Stripformer", 19_708_611, "relo.models.stripformer:Stripformer"
         ),
-        ModelInfo("fftformer", "Kong et al. 2023, FFTformer", 16_560_474, "relo.models.fftformer:fftformer"),
-        ModelInfo("loformer", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:loformer"),
-        ModelInfo("loformer_s", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:loformer_s"),
+        ModelInfo("fftformer", "Kong et al. 2023, FFTformer", 16_560_474, "relo.models.fftformer:FFTformer"),
+        ModelInfo("loformer", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:LoFormer"),
+        ModelInfo("loformer_s", "Mao et al. 2024, LoFormer-S", 16_382_661, "relo.models.loformer:LoFormer"),
         ModelInfo("loformer_b", "Mao et al. 2024, LoFormer-B", 27_925_041, "relo.models.loformer:loformer_b"),
         ModelInfo("loformer_l", "Mao et al. 2024, LoFormer-L", 49_031_521, "relo.models.loformer:loformer_l"),
         ModelInfo(
@@ -174,7 +174,7 @@ def create_model(name: str, **config: Any) -> nn.Module:
     Raises
     ------
     ConfigError
-        The name, an option or its value is unknown.
+        The name or an option is unknown, or a value is of the wrong type or out of range.
 
     Examples
     --------
@@ -184,11 +184,9 @@ def create_model(name: str, **config: Any) -> nn.Module:
     (1, 3, 9, 14)
     """
     build = _builder(name)
-    known = _options(build)
-    unknown = [key for key in config if key not in known]
-    # Where options are passed on, as to the backbone of blurdm, they are refused there.
-    if unknown and len(known) == len(inspect.signature(build).parameters):
-        raise ConfigError(f"model {name} has no option '{unknown[0]}'", advice=f"Known: {', '.join(known)}.")
+    check_names(name, build, config)
+    if not is_own(name):  # what annotations of a network of the user's own mean is not relo's to say
+        check_types(name, build, config)
     try:
         return build(**config)
     # torch raises RuntimeError for a network that memory or integers cannot hold, with a trace of C++ below.
@@ -198,17 +196,12 @@ def create_model(name: str, **config: Any) -> nn.Module:
 
 def model_options(name: str) -> tuple[str, ...]:
     """Options that `create_model` takes for a network; for blurdm without those of its backbone."""
-    return _options(_builder(name))
+    return option_names(_builder(name))
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
     place, _, function = model_info(name).location.rpartition(":")
     return read_own(Path(place), function) if is_own(name) else getattr(import_module(place), function)
-
-
-def _options(build: Callable[..., nn.Module]) -> tuple[str, ...]:
-    parameters = inspect.signature(build).parameters.items()
-    return tuple(key for key, parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD)
 
 
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from relo.errors import ConfigError, MissingExtraError, TrainingError
-from relo.models.restoration import Restoration
+from relo.models.restoration import Restoration, takes_short
 
 if TYPE_CHECKING:
     import onnx
@@ -29,12 +29,15 @@ OPSETS = (18, 23)  # first and last version of the ONNX operators that torch wri
 DEFAULT_OPSET = 20
 TOLERANCE = 1e-3  # between PyTorch and the file, for values of about [0, 1]
 INPUT = "RGB in [0, 1], float32, (batch, 3, height, width); any batch, height and width"
-# Sizes (N, H, W) to record and to compare: odd and of no common divisor, so that every padding is used.
-_RECORDED = (2, 37, 51)
-_COMPARED = ((1, 70, 45), (3, 24, 64))
+# Sizes (N, H, W) to record and to compare: odd and of no common divisor, so that every padding is used. The sides
+# recorded are so large that no axis inside a network has length 1, which torch.export would take for a constant: at
+# an eighth of its size, LoFormer cuts an image of up to 64 px into a single window of 8 x 8 frequencies. Those
+# compared are both smaller and larger, along each side: a constant in the file shows on one of them.
+_RECORDED = (2, 75, 101)
+_COMPARED = ((1, 130, 45), (3, 24, 114))
 _AXES = ("batch", None, "height", "width")  # of the input and of every output
 _ADVICE = "What it computes must not depend on the size of the image, or on values that Python asks for."
-_NOISY = ("torch", "torch.fx", "torch.onnx", "onnxscript", "onnx_ir")  # tell of steps that matter to no user
+_NOISY = ("torch", "torch.fx", "torch.onnx", "onnxscript", "onnx_ir")  # loggers of steps that matter to no user
 
 
 class Exported(NamedTuple):
@@ -67,7 +70,7 @@ def export_onnx(
         Maps (N, 3, H, W) to a `Restoration`; left as it is. It is exported as in evaluation mode, in float32, and
         where it has an attribute `pruned`, which says that only pixels of a mask are computed, without that.
     path : Path
-        Written at once when all is well: for a replacement that is complete or absent, give a temporary name.
+        Written only if everything succeeds, but not atomically: to replace a file, give a temporary name.
     opset : int
         See `OPSETS`.
     metadata : mapping of str to str
@@ -119,7 +122,7 @@ class _Tensors(nn.Module):
     def images(self, size: tuple[int, int, int]) -> Tensor:
         """A batch to try the network with: noise, always the same."""
         batch, height, width = size
-        channels = getattr(self.model, "in_channels", 3)
+        channels = 6 if takes_short(self.model) else 3
         return torch.rand(batch, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -170,7 +173,7 @@ def _floor_divide(a: Any, b: Any) -> Any:
 
 
 def _describe(file: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    """Name the axes, tell what the file is, and take out what torch notes at each node: places in Python files."""
+    """Name the axes, add the metadata, and remove what torch notes at each node: lines of Python files."""
     for node in file.graph.node:
         del node.metadata_props[:]
     for function in file.functions:
@@ -234,13 +237,13 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the remarks of torch, onnxscript and what they use to themselves."""
+    """Suppress what torch, onnxscript and their dependencies print, log and warn of."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        # torch prints the graph that it gives up on.
+        # torch prints a graph that it cannot export.
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield

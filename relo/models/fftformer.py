@@ -4,36 +4,30 @@ A U-shaped network of three scales without bias terms in its transformer blocks.
 squares of 8 x 8 pixels: attention is the circular convolution of queries and keys, and the feed-forward part scales
 each frequency of each channel by a learned factor.
 
-Two things differ from the published formulation, none in its results beyond rounding. Features lie in memory as
+Two things are computed otherwise than published, with the same results but for rounding. Features lie in memory as
 (N, H, W, C), where depth-wise convolutions and normalisation take a fraction of the time, and the transform of a
-square is one product with a matrix of 68 x 64, several times as fast there as many FFTs of 8 x 8. And since 1x1
-convolutions change places with it, the feed-forward part transforms its inputs instead of six times as many hidden
-channels, whose two halves it computes one after the other.
+square is one product with a matrix of 68 x 64, several times as fast there as many FFTs of 8 x 8. And since the
+transform commutes with 1x1 convolutions, the feed-forward part transforms its input instead of six times as many
+hidden channels; these it computes in two halves, one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import (
-    Level,
-    PixelNorm,
-    PriorFusion,
-    check_image_batch,
-    check_prior,
-    crop_to,
-    full_precision,
-    pad_to_multiple,
-)
-from relo.models.nafnet import pointwise, spatial
+from relo.models.channels_last import PixelNorm, pointwise, spatial
+from relo.models.constant_tensors import keep_constants
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.option_ranges import check_blocks
+from relo.models.precision import at_least_float32, full_precision
+from relo.models.prior_fusion import Level, PriorFusion, check_prior, check_prior_length
+from relo.models.resampling import PatchEmbedding
 from relo.models.restoration import Restoration
-from relo.models.restormer import PatchEmbedding
 
 STRIDE = 32  # sides must be multiples of it inside the network: whole squares at the coarsest of three scales
 LEVELS = 3
@@ -41,23 +35,20 @@ SIDE = 8  # of the squares [px]
 HALF = SIDE // 2 + 1  # columns of the spectrum of a real square
 FUSE_EXPANSION = 2.66
 
-# A damaged number of blocks is refused instead of being built for hours; 12 are published.
-MOST_BLOCKS = 256
-
 
 class Fourier(NamedTuple):
     """The orthonormal Fourier transform of real 8 x 8 squares as matrices.
 
-    Of the 8 x 5 frequencies that `torch.fft.rfft2` gives, 6 are those of others mirrored. The 34 others make up a
-    spectrum of 68 numbers: real parts, then imaginary parts.
+    Of the 8 x 5 frequencies that `torch.fft.rfft2` gives, 6 are complex conjugates of others. The remaining 34 make
+    up a spectrum of 68 numbers: real parts, then imaginary parts.
 
     Attributes
     ----------
     forward : (68, 64) tensor
     inverse : (64, 68) tensor
     factors : (68, 40) tensor
-        From factors for each of the 8 x 5 frequencies to those of the spectrum. Where a frequency and its mirror
-        image have two, their mean has the same effect as both: the result is real.
+        From a factor for each of the 8 x 5 frequencies to a factor for each of the 68 numbers. Where a frequency
+        and its conjugate have different factors, their mean has the same effect, because the result is real.
     """
 
     forward: Tensor
@@ -87,7 +78,7 @@ class FrequencyAttention(nn.Module):
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Keep the shape of (N, H, W, C); without a prior nothing is modulated."""
         if prior is not None:
-            x = self.kv(x.permute(0, 3, 1, 2), prior).permute(0, 2, 3, 1)
+            x = self.kv.channels_last(x, prior)
         hidden = spatial(self.to_hidden_dw, pointwise(self.to_hidden, x))
         queries, keys, values = (_squares(part) for part in hidden.chunk(3, dim=-1))
         weighted = values * self.norm(circular_convolution(queries, keys))
@@ -112,7 +103,7 @@ class FrequencyFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Keep the shape of (N, H, W, C)."""
         with full_precision(x):
-            squares = _wide(_squares(x))
+            squares = at_least_float32(_squares(x))
             spectra = (fourier(squares).forward @ squares).to(x.dtype)
 
         def half(weight: Tensor, factors: Tensor, depthwise: Tensor) -> Tensor:
@@ -193,7 +184,21 @@ class Resample(nn.Module):
 
 
 class FFTformer(nn.Module):
-    """FFTformer for RGB images; see `fftformer` for the parameters.
+    """FFTformer for RGB images: 16,560,474 parameters by default, as published, 18,280,794 with a prior of 256.
+
+    Parameters
+    ----------
+    dim : int
+        Channels at full size; twice as many at each of the two smaller scales.
+    blocks : three int
+        Blocks of each scale, fine to coarse; encoder and decoder have as many.
+    refinement_blocks : int
+        Blocks at full size that follow the decoder; 0 for none.
+    expansion : float
+        Hidden channels of the feed-forward part for each channel, rounded down.
+    prior : int
+        Length of a prior that modulates the attention of every decoder block, 256 in BlurDM (He et al. 2025); 0
+        for a network without.
 
     Raises
     ------
@@ -202,7 +207,12 @@ class FFTformer(nn.Module):
     """
 
     def __init__(
-        self, dim: int, blocks: Sequence[int], refinement_blocks: int, expansion: float, prior: int
+        self,
+        dim: int = 48,
+        blocks: Sequence[int] = (6, 6, 12),
+        refinement_blocks: int = 4,
+        expansion: float = 3.0,
+        prior: int = 0,
     ) -> None:
         super().__init__()
         _check(dim, blocks, refinement_blocks, expansion, prior)
@@ -223,7 +233,7 @@ class FFTformer(nn.Module):
         self.encoder_level3 = level(4, blocks[2], attention=False)
         self.decoder_level3 = level(4, blocks[2], attention=True)
         self.up3_2 = Resample(4 * dim, 2 * dim, 2.0)
-        # In published weights, though nothing is computed with it; several processes that train would wait for its
+        # Part of the published weights, but never used; frozen, because distributed training would wait for its
         # gradient.
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=False).requires_grad_(False)
         self.decoder_level2 = level(2, blocks[1], attention=True)
@@ -264,39 +274,8 @@ class FFTformer(nn.Module):
         return Restoration(crop_to(image, *blur.shape[-2:]), (), ())
 
 
-def fftformer(
-    dim: int = 48,
-    blocks: Sequence[int] = (6, 6, 12),
-    refinement_blocks: int = 4,
-    expansion: float = 3.0,
-    prior: int = 0,
-) -> FFTformer:
-    """FFTformer: 16,560,474 parameters as published, 18,280,794 with a prior of 256 as in BlurDM (He et al. 2025).
-
-    Parameters
-    ----------
-    dim : int
-        Channels at full size; twice as many at each of the two smaller scales.
-    blocks : three int
-        Blocks of each scale, fine to coarse; encoder and decoder have as many.
-    refinement_blocks : int
-        Blocks at full size that follow the decoder; 0 for none.
-    expansion : float
-        Hidden channels of the feed-forward part for each channel, rounded down.
-    prior : int
-        Length of a prior that modulates the attention of every decoder block, 256 in BlurDM; 0 for a network
-        without.
-
-    Raises
-    ------
-    ValueError
-        See `FFTformer`.
-    """
-    return FFTformer(dim, blocks, refinement_blocks, expansion, prior)
-
-
 def circular_convolution(first: Tensor, second: Tensor) -> Tensor:
-    """Convolve 8 x 8 squares, which repeat beyond their borders, channel by channel.
+    """Circular convolution of 8 x 8 squares, channel by channel.
 
     Parameters
     ----------
@@ -308,10 +287,10 @@ def circular_convolution(first: Tensor, second: Tensor) -> Tensor:
         irfft2(rfft2(first) rfft2(second)): a product without conjugate. Computed in float32 at least.
     """
     with full_precision(first):
-        squares = _wide(first)
+        squares = at_least_float32(first)
         matrices = fourier(squares)
         real1, imaginary1 = (matrices.forward @ squares).chunk(2, dim=-2)
-        real2, imaginary2 = (matrices.forward @ _wide(second)).chunk(2, dim=-2)
+        real2, imaginary2 = (matrices.forward @ at_least_float32(second)).chunk(2, dim=-2)
         real = real1 * real2 - imaginary1 * imaginary2
         imaginary = real1 * imaginary2 + imaginary1 * real2
         # Two orthonormal transforms are multiplied, and one is undone: a factor sqrt(64) is missing.
@@ -320,9 +299,7 @@ def circular_convolution(first: Tensor, second: Tensor) -> Tensor:
 
 def fourier(like: Tensor) -> Fourier:
     """Matrices of the dtype and on the device of a tensor."""
-    # What is made while a graph is recorded is part of it, and nothing to keep.
-    make = _converted if torch.compiler.is_compiling() else _kept
-    return make(like.dtype, like.device)
+    return _converted(like.dtype, like.device)
 
 
 def _fourier() -> Fourier:
@@ -347,27 +324,18 @@ def _fourier() -> Fourier:
 _FOURIER = _fourier()
 
 
+@keep_constants(8)
 def _converted(dtype: torch.dtype, device: torch.device) -> Fourier:
     return Fourier(*(matrix.to(device, dtype) for matrix in _FOURIER))
-
-
-@lru_cache(maxsize=8)
-def _kept(dtype: torch.dtype, device: torch.device) -> Fourier:
-    with torch.inference_mode(False):  # they outlive it, and gradients may be wanted then
-        return _converted(dtype, device)
 
 
 def _filtered(spectra: Tensor, factors: Tensor) -> Tensor:
     """Scale spectra (..., 68, C) by factors (C, 1, 1, 8, 5), and transform them back to squares (..., 64, C)."""
     with full_precision(spectra):
-        wide = _wide(spectra)
+        wide = at_least_float32(spectra)
         matrices = fourier(wide)
         scale = matrices.factors @ factors.to(wide).flatten(1).T
         return (matrices.inverse @ (wide * scale)).to(spectra.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _squares(x: Tensor) -> Tensor:
@@ -385,9 +353,8 @@ def _check(dim: int, blocks: Sequence[int], refinement_blocks: int, expansion: f
         raise ValueError(f"expected {LEVELS} numbers of blocks, got {blocks!r}")
     if dim < 1:
         raise ValueError(f"expected a positive dim, got {dim}")
-    if not all(1 <= count <= MOST_BLOCKS for count in blocks) or not 0 <= refinement_blocks <= MOST_BLOCKS:
-        raise ValueError(f"expected blocks in [1, {MOST_BLOCKS}], got {blocks!r} and {refinement_blocks} to refine")
+    check_blocks(1, blocks=blocks)
+    check_blocks(0, refinement_blocks=refinement_blocks)
     if not 1 / dim <= expansion <= 64:
         raise ValueError(f"expected an expansion in [1/dim, 64], got {expansion}")
-    if prior < 0:
-        raise ValueError(f"expected the length of a prior, 0 for none, got {prior}")
+    check_prior_length(prior)

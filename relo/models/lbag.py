@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from relo.models.layers import check_image_batch, crop_to, pad_to_multiple
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
 from relo.models.mimo_unet import SCALES, STRIDE, MIMOUNet
 from relo.models.restoration import Restoration
 
@@ -86,14 +86,3 @@ class LBAG(MIMOUNet):
         heads = [state.get(name) for name in HEAD_NAMES]
         published = all(head is not None and head.ndim > 0 and head.shape[0] == 3 for head in heads)
         return HEAD_NAMES if published else ()
-
-
-def lbag(
-    num_res: int = 20,
-    width: int = 32,
-    dropout: float = 0.1,
-    clamp_gate: float = 0.1,
-    multiscale_gate: bool = True,
-) -> LBAG:
-    """LBAG: 16,109,670 parameters as published."""
-    return LBAG(num_res, width, dropout, clamp_gate, multiscale_gate)

@@ -3,7 +3,7 @@
 A U-shaped network of four scales. In each layer the cosine transform of whole feature maps is cut into windows of
 8 x 8 frequencies, and the channels of a head attend to each other within a window.
 
-Two things differ from the published formulation, none in its results beyond rounding. Features lie in memory as
+Two things are computed otherwise than published, with the same results but for rounding. Features lie in memory as
 (N, H, W, C), where depth-wise convolutions and normalisation take a fraction of the time. And the feed-forward part
 computes its two halves one after the other. How tiles are blended differs where the published weights do not sum
 to 1, see `relo.models.tiles`.
@@ -13,35 +13,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import (
-    Level,
-    PixelNorm,
-    PriorFusion,
-    check_image_batch,
-    check_prior,
-    crop_to,
-    full_precision,
-    pad_to_multiple,
-)
-from relo.models.nafnet import pointwise, spatial
+from relo.models.channels_last import PixelNorm, pointwise, spatial
+from relo.models.constant_tensors import keep_constants
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.option_ranges import check_blocks, check_heads
+from relo.models.precision import at_least_float32, full_precision
+from relo.models.prior_fusion import Level, PriorFusion, check_prior, check_prior_length
+from relo.models.resampling import Downsample, PatchEmbedding, Upsample
 from relo.models.restoration import Restoration
-from relo.models.restormer import Downsample, PatchEmbedding, Upsample
-from relo.models.tiles import OVERLAP, needs_tiles, restore_in_tiles
+from relo.models.tiles import check_tile, needs_tiles, restore_in_tiles
 
 STRIDE = 8  # sides must be multiples of it inside the network
 STAGES = 3  # of the encoder and of the decoder, with the middle between them
 WINDOW = 8  # side of the windows of frequencies
 EXPANSION = 2.66  # hidden channels of the feed-forward part for each channel, rounded down
 TILE = 384  # [px]
-
-# A damaged number of blocks is refused instead of being built for hours; 9 are published.
-MOST_BLOCKS = 256
 
 
 class WindowAttention(nn.Module):
@@ -61,7 +52,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels)
         self.project_out = nn.Conv2d(channels, channels, 1)
-        # Published with an activation, which has no parameters, behind it.
+        # A list, for the published name: an activation without parameters follows there.
         self.mlp = nn.ModuleList([nn.Linear(WINDOW**2, WINDOW**2)])
         if prior:
             self.kv = PriorFusion(channels, prior, bias=True)
@@ -69,7 +60,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
         """Keep the shape of (N, H, W, C); without a prior nothing is modulated."""
         if prior is not None:
-            x = self.kv(x.permute(0, 3, 1, 2), prior).permute(0, 2, 3, 1)
+            x = self.kv.channels_last(x, prior)
         hidden = spatial(self.qkv_dwconv, pointwise(self.qkv, x))
         queries, keys, values = self._windows(hidden)
         similarity = queries.transpose(-2, -1) @ keys * self.temperature
@@ -145,7 +136,27 @@ class TransformerBlock(nn.Module):
 
 
 class LoFormer(nn.Module):
-    """LoFormer for RGB images; see `loformer` for the parameters.
+    """LoFormer for RGB images; by default LoFormer-S, which BlurDM uses (He et al. 2025).
+
+    LoFormer-S has 16,382,661 parameters as published, 17,040,581 with a prior of 256.
+
+    Parameters
+    ----------
+    dim : int
+        Channels at full size, even; twice as many at each of the three smaller scales.
+    enc_blocks : three int
+        Blocks of the encoder, fine to coarse; a block is two layers.
+    middle_blocks : int
+        Blocks of the smallest scale.
+    dec_blocks : three int
+        Blocks of the decoder, coarse to fine.
+    heads : four int
+        Attention heads of each scale, fine to coarse; they must divide its channels.
+    prior : int
+        Length of a prior that modulates the attention of every decoder layer, 256 in BlurDM; 0 for a network
+        without.
+    tile : int
+        Images with a longer side [px] are restored in tiles in evaluation mode; a multiple of 8, or 0 for never.
 
     Raises
     ------
@@ -155,13 +166,13 @@ class LoFormer(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        enc_blocks: Sequence[int],
-        middle_blocks: int,
-        dec_blocks: Sequence[int],
-        heads: Sequence[int],
-        prior: int,
-        tile: int,
+        dim: int = 32,
+        enc_blocks: Sequence[int] = (1, 2, 3),
+        middle_blocks: int = 7,
+        dec_blocks: Sequence[int] = (3, 2, 2),
+        heads: Sequence[int] = (1, 2, 4, 8),
+        prior: int = 0,
+        tile: int = TILE,
     ) -> None:
         super().__init__()
         _check(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
@@ -224,46 +235,6 @@ class LoFormer(nn.Module):
         return self.output(x.permute(0, 3, 1, 2))
 
 
-def loformer_s(
-    dim: int = 32,
-    enc_blocks: Sequence[int] = (1, 2, 3),
-    middle_blocks: int = 7,
-    dec_blocks: Sequence[int] = (3, 2, 2),
-    heads: Sequence[int] = (1, 2, 4, 8),
-    prior: int = 0,
-    tile: int = TILE,
-) -> LoFormer:
-    """LoFormer-S: 16,382,661 parameters as published, 17,040,581 with a prior of 256 as in BlurDM (He et al. 2025).
-
-    Parameters
-    ----------
-    dim : int
-        Channels at full size, even; twice as many at each of the three smaller scales.
-    enc_blocks : three int
-        Blocks of the encoder, fine to coarse; a block is two layers.
-    middle_blocks : int
-        Blocks of the smallest scale.
-    dec_blocks : three int
-        Blocks of the decoder, coarse to fine.
-    heads : four int
-        Attention heads of each scale, fine to coarse; they must divide its channels.
-    prior : int
-        Length of a prior that modulates the attention of every decoder layer, 256 in BlurDM; 0 for a network
-        without.
-    tile : int
-        Images with a longer side [px] are restored in tiles in evaluation mode; a multiple of 8, or 0 for never.
-
-    Raises
-    ------
-    ValueError
-        See `LoFormer`.
-    """
-    return LoFormer(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
-
-
-loformer = loformer_s  # the one of BlurDM
-
-
 def loformer_b(
     dim: int = 36,
     enc_blocks: Sequence[int] = (1, 2, 6),
@@ -273,7 +244,7 @@ def loformer_b(
     prior: int = 0,
     tile: int = TILE,
 ) -> LoFormer:
-    """LoFormer-B: 27,925,041 parameters, 29,109,297 with a prior of 256; see `loformer_s`."""
+    """LoFormer-B: 27,925,041 parameters, 29,109,297 with a prior of 256; see `LoFormer`."""
     return LoFormer(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
 
 
@@ -286,7 +257,7 @@ def loformer_l(
     prior: int = 0,
     tile: int = TILE,
 ) -> LoFormer:
-    """LoFormer-L: 49.03 M parameters; see `loformer_s`."""
+    """LoFormer-L: 49,031,521 parameters, 50,610,529 with a prior of 256; see `LoFormer`."""
     return LoFormer(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
 
 
@@ -304,7 +275,7 @@ def cosine_transform(x: Tensor, *, inverse: bool = False) -> Tensor:
         Computed in float32 at least. Two matrix products: up to some hundred pixels faster than FFTs.
     """
     with full_precision(x):
-        wide = x if x.dtype == torch.float64 else x.float()
+        wide = at_least_float32(x)
         rows, columns = (dct_matrix(size, wide) for size in x.shape[1:3])
         if inverse:
             rows, columns = rows.T, columns.T
@@ -317,23 +288,16 @@ def dct_matrix(size: int, like: Tensor) -> Tensor:
 
     Row k, column i: sqrt(2 / size) cos(pi (2 i + 1) k / (2 size)), divided by sqrt(2) where k is 0.
     """
-    # What is made while a graph is recorded is part of it, and nothing to keep.
-    make = _dct_matrix if torch.compiler.is_compiling() else _kept
-    return make(size, like.dtype, like.device)
+    return _dct_matrix(size, like.dtype, like.device)
 
 
+@keep_constants(16)  # four scales, rows and columns, of two sizes of images
 def _dct_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     steps = torch.arange(size, dtype=torch.float64, device="cpu")
     frequencies = steps[:, None]
     heights = ((1 + frequencies.clamp(max=1)) / size).sqrt()
     matrix = heights * torch.cos((2 * steps + 1) * frequencies * (math.pi / 2) / size)
     return matrix.to(device, dtype)
-
-
-@lru_cache(maxsize=16)  # four scales, rows and columns, of two sizes of images
-def _kept(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # it outlives it, and gradients may be wanted then
-        return _dct_matrix(size, dtype, device)
 
 
 def _check(
@@ -352,12 +316,7 @@ def _check(
         )
     if dim < 2 or dim % 2:
         raise ValueError(f"expected an even dim, got {dim}")
-    counts = (*enc_blocks, middle_blocks, *dec_blocks)
-    if not all(1 <= count <= MOST_BLOCKS for count in counts):
-        raise ValueError(f"expected blocks in [1, {MOST_BLOCKS}], got {counts!r}")
-    if not all(number >= 1 and (dim << stage) % number == 0 for stage, number in enumerate(heads)):
-        raise ValueError(f"heads {heads!r} do not divide {dim} channels, doubled at each scale")
-    if prior < 0:
-        raise ValueError(f"expected the length of a prior, 0 for none, got {prior}")
-    if tile % STRIDE or tile < 0 or 0 < tile < 2 * OVERLAP:
-        raise ValueError(f"expected tile 0 or a multiple of {STRIDE} from {2 * OVERLAP} px on, got {tile}")
+    check_blocks(1, enc_blocks=enc_blocks, middle_blocks=middle_blocks, dec_blocks=dec_blocks)
+    check_heads(heads, dim)
+    check_prior_length(prior)
+    check_tile(tile, STRIDE)

@@ -9,27 +9,89 @@ on them.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import (
-    ConvUnit,
-    ResBlocks,
-    check_image_batch,
-    check_in_channels,
-    check_prior,
-    crop_to,
-    double,
-    halve,
-    pad_to_multiple,
-)
+from relo.models.image_batches import check_image_batch, check_in_channels, crop_to, pad_to_multiple
+from relo.models.option_ranges import check_blocks
+from relo.models.prior_fusion import PriorFusion, check_prior, check_prior_length
 from relo.models.restoration import Restoration
 
 STRIDE = 4  # sides must be multiples of it inside the network
 SCALES = (4, 2, 1)  # coarse to fine
 
 
-# A damaged number of blocks is refused instead of being built for hours; 20 are published.
-MOST_BLOCKS = 256
+class ConvUnit(nn.Module):
+    """A convolution with bias and zero padding k // 2, or a x2 transposed one, then optionally ReLU.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    kernel : int
+        Kernel size [px]; 4 for the transposed form.
+    stride : int
+        Stride [px].
+    relu : bool
+        Whether a ReLU follows.
+    transposed : bool
+        Transposed convolution with padding 1: kernel 4 and stride 2 double the size exactly.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        relu: bool = True,
+        transposed: bool = False,
+    ) -> None:
+        super().__init__()
+        convolution: nn.Module
+        if transposed:
+            convolution = nn.ConvTranspose2d(inputs, outputs, kernel, stride, padding=1)
+        else:
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+        self.main = nn.Sequential(convolution, nn.ReLU(inplace=True)) if relu else nn.Sequential(convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, H, W) to (N, outputs, H', W')."""
+        return self.main(x)
+
+
+class ResBlock(nn.Module):
+    """x + conv(ReLU(conv(x))), without a ReLU after the sum."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(ConvUnit(channels, channels, 3), ConvUnit(channels, channels, 3, relu=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keep the shape of (N, C, H, W)."""
+        return self.main(x) + x
+
+
+class ResBlocks(nn.Module):
+    """A chain of `count` residual blocks.
+
+    Parameters
+    ----------
+    channels, count : int
+    prior : int
+        Length of a prior that modulates what enters the chain; 0 for none.
+    """
+
+    def __init__(self, channels: int, count: int, prior: int = 0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(ResBlock(channels) for _ in range(count)))
+        if prior:
+            self.kv = PriorFusion(channels, prior)
+
+    def forward(self, x: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Keep the shape of (N, C, H, W); without a prior nothing is modulated."""
+        return self.layers(x if prior is None else self.kv(x, prior))
 
 
 class ShallowModule(nn.Module):
@@ -93,7 +155,7 @@ class MIMOUNet(nn.Module):
     prior : int
         Length of a prior that modulates the input of each decoder stage, 256 in BlurDM; 0 for a network without.
     offset : float
-        Is taken off what the network sees: 0.5 in BlurDM, which trains it on [-0.5, 0.5].
+        Subtracted from the input: 0.5 in BlurDM, which trains on [-0.5, 0.5].
     """
 
     def __init__(
@@ -109,11 +171,12 @@ class MIMOUNet(nn.Module):
         super().__init__()
         check_in_channels(in_channels)
         self.in_channels, self.prior, self.offset = in_channels, prior, offset
-        if not 1 <= num_res <= MOST_BLOCKS or width < 2 or width % 2 or not 0.0 <= dropout < 1.0:
-            raise ValueError(
-                f"need num_res in [1, {MOST_BLOCKS}], an even width >= 2 and dropout in [0, 1), "
-                f"got {num_res}, {width}, {dropout}"
-            )
+        check_blocks(1, num_res=num_res)
+        check_prior_length(prior)
+        if width < 2 or width % 2:
+            raise ValueError(f"expected an even width, got {width}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         if 2 * width <= in_channels:
             raise ValueError(
                 f"width must be above {in_channels // 2} for {in_channels} input channels, got {width}"
@@ -213,3 +276,13 @@ def mimo_unet_plus(
 ) -> MIMOUNet:
     """MIMO-UNet+: 16,107,651 parameters as published, 16,222,339 with a prior of 256."""
     return MIMOUNet(num_res, width, dropout, in_channels=in_channels, prior=prior, offset=offset)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Nearest-neighbour scale 1/2: keeps the even rows and columns (index 2i)."""
+    return x[:, :, ::2, ::2]
+
+
+def double(x: Tensor) -> Tensor:
+    """Nearest-neighbour scale 2."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

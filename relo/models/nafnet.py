@@ -1,29 +1,29 @@
 """NAFNet (Chen et al. 2022, "Simple baselines for image restoration") with the published parameter names.
 
 A U-Net of convolutions, gates and one attention over channels; no activation function. Inside, features lie as
-(N, H, W, C): a 1x1 convolution is one matrix product, and torch's own layer normalisation takes its channels as
-they lie. For inference on a CPU, blocks of few channels go over the image in strips of rows, whose features stay in
-the cache. That is what makes it fast (`benchmarks/models.py`).
+(N, H, W, C): a 1x1 convolution is one matrix product, and torch's layer normalisation works on contiguous channels.
+For inference on a CPU, blocks of few channels process the image in strips of rows, whose features stay in the
+cache. Both make it fast (`benchmarks/models.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, check_in_channels
+from relo.models.channels_last import in_strips, only_computes, pointwise, spatial
+from relo.models.image_batches import check_image_batch, check_in_channels
+from relo.models.option_ranges import check_blocks
 from relo.models.restoration import Restoration
 
 NORM_EPS = 1e-6
-MOST_BLOCKS = 256  # of a stage; a damaged number is refused instead of being built for hours
-MOST_STAGES = 8
+MOST_STAGES = 8  # of the encoder; a damaged number is refused
 # Test-time local pooling looks at windows of 1.5 times the size of the training patches (Chu et al. 2022, TLC).
 POOLING_SHARE = 1.5
-STRIP_ROWS = 8
-# Above, a block computes so much with what it reads that the rows between strips cost more than strips save.
+# With more channels, computing the rows that strips share twice costs more time than the cache saves.
 STRIP_CHANNELS = 64
 
 
@@ -50,7 +50,7 @@ class ChannelAttention(nn.Sequential):
     def factors(self, x: Tensor) -> Tensor:
         """Of features (N, H, W, C): (N, 1, 1, C), or a factor for every pixel with local pooling."""
         height, width = x.shape[1:3]
-        # Where the size is not known yet, as for export, windows are cut to it later on.
+        # In a recorded graph the size is unknown: `local_mean` cuts windows to it.
         if self.window and (torch.compiler.is_compiling() or self.window < max(height, width)):
             means = local_mean(x, self.window)
         else:
@@ -102,7 +102,7 @@ class NAFBlock(nn.Module):
         return in_strips(rest, x)
 
     def _wide(self, x: Tensor, rows: slice) -> Tensor:
-        """Some rows of the depth-wise convolution, which sees one more on each side, or zeros outside the image."""
+        """Rows of the depth-wise convolution, which reads one more on each side, or zeros outside the image."""
         height = x.shape[1]
         wide = pointwise(self.conv1, self.norm1(x[:, max(rows.start - 1, 0) : rows.stop + 1]))
         above, below = int(rows.start == 0), int(rows.stop == height)
@@ -121,7 +121,7 @@ class NAFBlock(nn.Module):
 
 
 class NAFNet(nn.Module):
-    """NAFNet of any width and depth.
+    """NAFNet: 17,111,907 parameters by default, as published for GoPro; 67,888,835 with width 64.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ class NAFNet(nn.Module):
         )
 
     def _encoder(self, channels: int, count: int, window: int, last: bool) -> nn.Module:  # noqa: ARG002
-        """Blocks of an encoder stage; a relative of this network has others in the last."""
+        """Blocks of an encoder stage; M2AENet has others in the last."""
         return _blocks(channels, count, window)
 
     @property
@@ -200,7 +200,7 @@ class NAFNet(nn.Module):
         return Restoration(self.restored(x, skips, blur), (), ())
 
     def encoded(self, blur: Tensor, stages: int) -> tuple[Tensor, list[Tensor]]:
-        """Pad a batch and take it through the first encoder stages: what comes next, and what the decoder wants."""
+        """Pad a batch and run the first encoder stages: the input of the next stage, and the skip features."""
         check_image_batch(blur, self.in_channels)
         height, width = blur.shape[-2:]
         padded = F.pad(blur, (0, -width % self.stride, 0, -height % self.stride))
@@ -215,41 +215,13 @@ class NAFNet(nn.Module):
     def restored(self, x: Tensor, skips: list[Tensor], blur: Tensor) -> Tensor:
         """Middle and decoder: the image from the deepest features and those of each encoder stage.
 
-        `skips` is emptied on the way, so that what is done with is freed.
+        `skips` is emptied on the way, so that features are freed once they are used.
         """
         x = self.middle_blks(x)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             x = decoder(_doubled(up.get_submodule("0"), x, skips.pop()))
         height, width = blur.shape[-2:]
         return blur[:, :3] + spatial(self.ending, x).permute(0, 3, 1, 2)[..., :height, :width]
-
-
-def nafnet(
-    width: int = 32,
-    enc_blocks: Sequence[int] = (1, 1, 1, 28),
-    middle_blocks: int = 1,
-    dec_blocks: Sequence[int] = (1, 1, 1, 1),
-    local_pooling: int = 0,
-    in_channels: int = 3,
-) -> NAFNet:
-    """NAFNet of width 32 as published for GoPro: 17,111,907 parameters; width 64 has 67,888,835."""
-    return NAFNet(width, enc_blocks, middle_blocks, dec_blocks, local_pooling, in_channels)
-
-
-def pointwise(conv: nn.Module, x: Tensor, scale: Tensor | None = None) -> Tensor:
-    """1x1 convolution of (N, H, W, C) features; `scale` (1, C', 1, 1) multiplies its result."""
-    assert isinstance(conv, nn.Conv2d)
-    weight, bias = conv.weight.flatten(1), conv.bias
-    if scale is None:
-        return F.linear(x, weight, bias)
-    # Scaled weights instead of a scaled result: the same but for rounding, without a pass over all pixels.
-    factor = scale.flatten()
-    return F.linear(x, weight * factor[:, None], None if bias is None else bias * factor)
-
-
-def spatial(module: nn.Module, x: Tensor) -> Tensor:
-    """Apply a module for (N, C, H, W) to features (N, H, W, C), without moving them in memory."""
-    return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def gate(x: Tensor) -> Tensor:
@@ -264,7 +236,7 @@ def pooling_window(train_size: int, level: int) -> int:
 
 
 def local_mean(x: Tensor, window: int) -> Tensor:
-    """Mean over a window around each pixel, by sums of areas.
+    """Mean over a window around each pixel, by cumulative sums.
 
     Near the border the mean is that of the nearest window that lies inside; a window larger than a side is
     cut to it.
@@ -280,7 +252,7 @@ def local_mean(x: Tensor, window: int) -> Tensor:
     (N, H, W, C) tensor
     """
     overall = x.mean(dim=(1, 2), keepdim=True)
-    # About the mean: sums of hundreds of values, whose differences are wanted, lose less when they stay small.
+    # Cumulative sums of differences from the mean stay small, so that subtracting them loses fewer digits.
     mean = _moving_mean(_moving_mean(x - overall, 1, window), 2, window)
     return mean + overall
 
@@ -293,20 +265,6 @@ def _moving_mean(x: Tensor, dim: int, window: int) -> Tensor:
     rest = total.narrow(dim, window, size - window) - total.narrow(dim, 0, size - window)
     inside = (torch.arange(size, device=x.device) - (window - 1) // 2).clamp(0, size - window)
     return torch.cat([first, rest], dim).index_select(dim, inside) / window
-
-
-def only_computes(x: Tensor) -> bool:
-    """Whether values on a CPU are all that is wanted: no gradient, no export, no estimate of memory."""
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling() and x.device.type == "cpu"
-
-
-def in_strips(function: Callable[[slice], Tensor], x: Tensor) -> Tensor:
-    """Put features of the shape of `x` (N, H, W, C) together from `function` of a few rows."""
-    result, height = torch.empty_like(x), x.shape[1]
-    for top in range(0, height, STRIP_ROWS):
-        rows = slice(top, min(top + STRIP_ROWS, height))
-        result[:, rows] = function(rows)
-    return result
 
 
 def _doubled(conv: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
@@ -326,14 +284,10 @@ def _blocks(channels: int, count: int, window: int) -> nn.Sequential:
 def _check(
     width: int, enc_blocks: Sequence[int], middle_blocks: int, dec_blocks: Sequence[int], local_pooling: int
 ) -> None:
-    if not isinstance(width, int) or width < 1:
-        raise ValueError(f"width must be a positive integer, got {width!r}")
-    if not all(isinstance(blocks, (list, tuple)) for blocks in (enc_blocks, dec_blocks)):
-        raise ValueError(f"enc_blocks and dec_blocks must be lists, got {enc_blocks!r} and {dec_blocks!r}")
-    for count in (*enc_blocks, middle_blocks, *dec_blocks):
-        if not isinstance(count, int) or not 0 <= count <= MOST_BLOCKS:
-            raise ValueError(f"numbers of blocks must be 0 to {MOST_BLOCKS}, got {count!r}")
+    if width < 1:
+        raise ValueError(f"width must be positive, got {width}")
+    check_blocks(0, enc_blocks=enc_blocks, middle_blocks=middle_blocks, dec_blocks=dec_blocks)
     if not 1 <= len(enc_blocks) <= MOST_STAGES or len(enc_blocks) != len(dec_blocks):
         raise ValueError(f"needs 1 to {MOST_STAGES} encoder stages and as many decoder stages")
-    if not isinstance(local_pooling, int) or local_pooling < 0 or 0 < local_pooling < 1 << len(enc_blocks):
-        raise ValueError(f"local_pooling must be 0 or the side of the training patches, got {local_pooling!r}")
+    if local_pooling < 0 or 0 < local_pooling < 1 << len(enc_blocks):
+        raise ValueError(f"local_pooling must be 0 or the side of the training patches, got {local_pooling}")

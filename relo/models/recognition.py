@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from relo.models.nafnet import MOST_STAGES
 from relo.models.weights import without_prefix
 
 Network = tuple[str, dict[str, Any]]
 
-_MOST_STAGES = 8  # of a NAFNet; more are counted for nothing
 _RESTORMER_LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 _RESTORMER_EXPANSION = 2.66
 _FFTFORMER_EXPANSION = 3.0
@@ -85,7 +85,7 @@ def _nafnet(state: Mapping[str, Tensor]) -> Network | None:
     stages = _children(state, "downs.")  # a stage without blocks has no names in `encoders`
     if intro is None or ending is None or intro[1:] not in _KERNELS or ending != (3, intro[0], 3, 3):
         return None
-    if not 1 <= stages <= _MOST_STAGES:
+    if not 1 <= stages <= MOST_STAGES:
         return None
     options: dict[str, Any] = {
         "width": intro[0],

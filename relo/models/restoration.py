@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Restoration(NamedTuple):
@@ -40,7 +40,8 @@ class MotionRestoration(NamedTuple):
     image, scales, masks
         As in `Restoration`.
     logits : (N, 2, ceil(H/8), ceil(W/8)) tensor
-        Of "blurred" (index 0) and "sharp" (1), before the mask is drawn from them.
+        Of "blurred" (index 0) and "sharp" (1), before the mask is drawn from them. The scores of the blur detector,
+        `relo.models.exprdiff.detector.BlurDetection`, have the opposite order.
     offsets : (N, 4, ceil(H/8), ceil(W/8)) tensor
         What `relo.models.m2aenet.trajectory` takes, in pixels of this grid; (N, 18, …) for its form "learned".
     """
@@ -55,3 +56,11 @@ class MotionRestoration(NamedTuple):
         """Bring every tensor to a device or a dtype."""
         plain = Restoration(self.image, self.scales, self.masks).to(where)
         return MotionRestoration(*plain, self.logits.to(where), self.offsets.to(where))
+
+
+def takes_short(model: nn.Module) -> bool:
+    """Whether a network is given a short exposure behind the blurred image: (N, 6, H, W) instead of (N, 3, H, W).
+
+    Its attribute `in_channels` is 6 then. A network without that attribute is given the blurred image alone.
+    """
+    return getattr(model, "in_channels", 3) == 6

@@ -3,11 +3,11 @@
 A U-shaped network without bias terms in its convolutions. Attention compares channels instead of positions: each
 head relates its channels over the whole image in a matrix of d x d, so that the cost grows linearly with the area.
 
-Three things differ from the published formulation, none in its results beyond rounding. Features lie in memory as
-(N, H, W, C), where depth-wise convolutions and normalisation over channels take a fraction of the time. The
+Three things are computed otherwise than published, with the same results but for rounding. Features lie in memory
+as (N, H, W, C), where depth-wise convolutions and normalisation over channels take a fraction of the time. The
 feed-forward part, where the network needs most memory, computes its two halves one after the other. And of queries
-and keys, normalised over the image, only the queries are scaled at full size: for the keys it is done on the d x d
-matrix.
+and keys, which are normalised over the image, only the queries are scaled at full size; the factors of the keys
+scale the d x d matrix instead.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, check_in_channels, crop_to, pad_to_multiple
+from relo.models.image_batches import check_image_batch, check_in_channels, crop_to, pad_to_multiple
+from relo.models.option_ranges import check_blocks, check_heads
+from relo.models.precision import at_least_float32
+from relo.models.resampling import Downsample, PatchEmbedding, Upsample
 from relo.models.restoration import Restoration
 
 STRIDE = 8  # sides must be multiples of it inside the network
 LEVELS = 4
 NORM_EPS = 1e-5  # added to the variance
-ATTENTION_EPS = 1e-12  # least length of a query or key that is normalised
-
-# A damaged number of blocks is refused instead of being built for hours; 8 are published.
-MOST_BLOCKS = 256
+ATTENTION_EPS = 1e-12  # lower bound of the length by which a query or key is divided
 
 
 class BiasFreeNorm(nn.Module):
@@ -74,9 +74,10 @@ class ChannelAttention(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in pixels.chunk(3, dim=2)
         )
         # Queries before the product, so that it stays within the range of float16 for large images too.
-        similarity = (queries * _inverse_length(queries)).transpose(2, 3) @ keys
+        normal = (queries * _inverse_length(queries)).to(keys.dtype)  # lengths are in float32
+        similarity = normal.transpose(2, 3) @ keys
         weights = (similarity * _inverse_length(keys) * self.temperature).softmax(dim=-1)
-        mixed = values @ weights.transpose(2, 3)
+        mixed = values @ weights.transpose(2, 3).to(values.dtype)
         return self.project_out(mixed.transpose(1, 2).flatten(2).unflatten(1, (height, -1)).permute(0, 3, 1, 2))
 
 
@@ -112,46 +113,25 @@ class TransformerBlock(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
-class PatchEmbedding(nn.Module):
-    """Features of the image by one 3 x 3 convolution."""
-
-    def __init__(self, inputs: int, channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (N, inputs, H, W) to (N, channels, H, W)."""
-        return self.proj(image)
-
-
-class Downsample(nn.Module):
-    """(N, C, H, W) to (N, 2 * C, H / 2, W / 2): a convolution, then each 2 x 2 block becomes channels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        convolution = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
-        self.body = nn.Sequential(convolution, nn.PixelUnshuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Halve the size, double the channels."""
-        return _channels_last(self.body(x))
-
-
-class Upsample(nn.Module):
-    """(N, C, H, W) to (N, C / 2, 2 * H, 2 * W): a convolution, then channels become 2 x 2 blocks."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        convolution = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
-        self.body = nn.Sequential(convolution, nn.PixelShuffle(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Double the size, halve the channels."""
-        return _channels_last(self.body(x))
-
-
 class Restormer(nn.Module):
-    """Restormer for RGB images; see `restormer` for the parameters.
+    """Restormer for RGB images: 26,126,644 parameters by default, as published for motion deblurring.
+
+    Parameters
+    ----------
+    dim : int
+        Channels at full size, even; twice as many at each of the three smaller scales.
+    blocks : four int
+        Blocks of each scale, fine to coarse; encoder and decoder have as many.
+    refinement_blocks : int
+        Blocks at full size that follow the decoder; 0 for none.
+    heads : four int
+        Attention heads of each scale; they must divide its channels.
+    expansion : float
+        Hidden channels of the feed-forward part for each channel, rounded down.
+    bias_free_norm : bool
+        Normalisation that does not centre, as published for denoising.
+    in_channels : int
+        3, or 6 to be given a short exposure too, behind the blurred image (ExpRDiff paper, table 1).
 
     Raises
     ------
@@ -161,13 +141,13 @@ class Restormer(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        blocks: Sequence[int],
-        refinement_blocks: int,
-        heads: Sequence[int],
-        expansion: float,
-        bias_free_norm: bool,
-        in_channels: int,
+        dim: int = 48,
+        blocks: Sequence[int] = (4, 6, 6, 8),
+        refinement_blocks: int = 4,
+        heads: Sequence[int] = (1, 2, 4, 8),
+        expansion: float = 2.66,
+        bias_free_norm: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         _check(dim, blocks, refinement_blocks, heads, expansion)
@@ -215,7 +195,7 @@ class Restormer(nn.Module):
             `image` not clamped; no `scales`, no `masks`.
         """
         check_image_batch(blur, self.in_channels)
-        padded = _channels_last(pad_to_multiple(blur, STRIDE))
+        padded = pad_to_multiple(blur, STRIDE).contiguous(memory_format=torch.channels_last)
         skips = [self.encoder_level1(self.patch_embed(padded))]
         skips.append(self.encoder_level2(self.down1_2(skips[-1])))
         skips.append(self.encoder_level3(self.down2_3(skips[-1])))
@@ -228,46 +208,10 @@ class Restormer(nn.Module):
         return Restoration(crop_to(image, *blur.shape[-2:]), (), ())
 
 
-def restormer(
-    dim: int = 48,
-    blocks: Sequence[int] = (4, 6, 6, 8),
-    refinement_blocks: int = 4,
-    heads: Sequence[int] = (1, 2, 4, 8),
-    expansion: float = 2.66,
-    bias_free_norm: bool = False,
-    in_channels: int = 3,
-) -> Restormer:
-    """Restormer: 26,126,644 parameters as published for motion deblurring.
-
-    Parameters
-    ----------
-    dim : int
-        Channels at full size, even; twice as many at each of the three smaller scales.
-    blocks : four int
-        Blocks of each scale, fine to coarse; encoder and decoder have as many.
-    refinement_blocks : int
-        Blocks at full size that follow the decoder; 0 for none.
-    heads : four int
-        Attention heads of each scale; they must divide its channels.
-    expansion : float
-        Hidden channels of the feed-forward part for each channel, rounded down.
-    bias_free_norm : bool
-        Normalisation that does not centre, as published for denoising.
-    in_channels : int
-        3, or 6 to be given a short exposure too, behind the blurred image (ExpRDiff paper, table 1).
-
-    Raises
-    ------
-    ValueError
-        See `Restormer`.
-    """
-    return Restormer(dim, blocks, refinement_blocks, heads, expansion, bias_free_norm, in_channels)
-
-
 def _inverse_length(x: Tensor) -> Tensor:
     """1 / max(length, 1e-12) of each channel over the image: (N, heads, P, d) to (N, heads, 1, d)."""
-    wide = x if x.dtype == torch.float64 else x.float()  # sums over an image exceed what float16 holds
-    # Squares clamped rather than lengths: the gradient of a channel of zeros is then 0, not NaN.
+    wide = at_least_float32(x)  # sums over an image exceed what float16 holds
+    # The square is clamped, not the length: the gradient of a channel of zeros is then 0, not NaN.
     return torch.rsqrt((wide**2).sum(dim=2, keepdim=True).clamp(min=ATTENTION_EPS**2))
 
 
@@ -275,18 +219,13 @@ def _expand(x: Tensor, pointwise: Tensor, depthwise: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(x, pointwise), depthwise, padding=1, groups=depthwise.shape[0])
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def _check(dim: int, blocks: Sequence[int], refinement_blocks: int, heads: Sequence[int], expansion: float) -> None:
     if len(blocks) != LEVELS or len(heads) != LEVELS:
         raise ValueError(f"expected {LEVELS} numbers of blocks and of heads, got {blocks!r} and {heads!r}")
     if dim < 2 or dim % 2:
         raise ValueError(f"expected an even dim, got {dim}")
-    if not all(1 <= count <= MOST_BLOCKS for count in blocks) or not 0 <= refinement_blocks <= MOST_BLOCKS:
-        raise ValueError(f"expected blocks in [1, {MOST_BLOCKS}], got {blocks!r} and {refinement_blocks} to refine")
-    if not all(number >= 1 and (dim << level) % number == 0 for level, number in enumerate(heads)):
-        raise ValueError(f"heads {heads!r} do not divide {dim} channels, doubled at each scale")
+    check_blocks(1, blocks=blocks)
+    check_blocks(0, refinement_blocks=refinement_blocks)
+    check_heads(heads, dim)
     if not 1 / dim <= expansion <= 64:
         raise ValueError(f"expected an expansion in [1/dim, 64], got {expansion}")

@@ -5,7 +5,7 @@ rows, the other along columns: in every first block the pixels of a row attend t
 whole rows do, which costs far less than attention between all pixels. A prior may modulate what a block attends to
 (BlurDM, He et al. 2025).
 
-In the blocks features lie as (N, H, W, C): normalisation and linear layers take the channels as they lie.
+In the blocks features are (N, H, W, C), so that normalisation and linear layers work on contiguous channels.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import PriorFusion, check_image_batch, check_prior, crop_to, pad_to_multiple
-from relo.models.nafnet import in_strips, only_computes, pointwise, spatial
+from relo.models.channels_last import in_strips, only_computes, pointwise, spatial
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.option_ranges import check_blocks
+from relo.models.prior_fusion import PriorFusion, check_prior, check_prior_length
 from relo.models.restoration import Restoration
 
 STRIDE = 32  # sides are padded to a multiple of it, as in BlurDM's code; the network itself needs 4
-OFFSET = 0.5  # is taken off what the network sees: it is trained on [-0.5, 0.5]
+OFFSET = 0.5  # subtracted from the input: published weights are trained on [-0.5, 0.5]
 SLOPE = 0.2  # of every LeakyReLU
 HEADS, DECODER_HEADS = 5, 3
-
-# A damaged number of blocks is refused instead of being built for hours; 12 are published.
-MOST_BLOCKS = 256
 
 
 class FeedForward(nn.Module):
@@ -44,7 +43,7 @@ class FeedForward(nn.Module):
 
 
 class PositionEncoding(nn.Module):
-    """x + a depth-wise convolution of x, which tells pixels where they are by what is around them."""
+    """x + a depth-wise convolution of x: a position encoding that depends on the neighbours of each pixel."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -81,13 +80,13 @@ class StripBlock(nn.Module):
             self.kv = PriorFusion(channels, prior)
 
     def halves(self, x: Tensor, prior: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What looks along rows and what looks along columns, both (N, H, W, C / 2), of (N, H, W, C)."""
-        seen = x if prior is None else self.kv(x.permute(0, 3, 1, 2), prior).permute(0, 2, 3, 1)
+        """Features that attend along rows and along columns, each (N, H, W, C / 2), from (N, H, W, C)."""
+        seen = x if prior is None else self.kv.channels_last(x, prior)
         horizontal, vertical = pointwise(self.conv_input, self.attention_norm(seen)).chunk(2, dim=-1)
         return horizontal, vertical
 
     def joined(self, x: Tensor, horizontal: Tensor, vertical: Tensor) -> Tensor:
-        """Rest of the block from both results of attention on, (N, H, W, C / 2)."""
+        """The block after its attention, whose two results are (N, H, W, C / 2)."""
         x = x + pointwise(self.fuse_out, torch.cat([horizontal, vertical], dim=-1))
         # A few rows at a time, the many channels of the feed-forward part stay in the cache.
         x = in_strips(lambda rows: self._fed_forward(x[:, rows]), x) if only_computes(x) else self._fed_forward(x)
@@ -137,7 +136,7 @@ def attend_within(qkv: Tensor, heads: int) -> Tensor:
     qkv : (N, S, P, 3C) tensor
         Queries, keys and values of P pixels in each of S strips.
     heads : int
-        Shares of the channels that attend on their own.
+        Among which the channels are divided.
 
     Returns
     -------
@@ -169,7 +168,7 @@ class Encoder(nn.Module):
         self.en_layer3_1 = _activated(nn.Conv2d(2 * width, 5 * width, 3, stride=2, padding=1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Features of a quarter of the size, and those of full and half size that the decoder wants.
+        """Features at a quarter of the size, and the skip features at full and half size.
 
         Of (N, 3, H, W) these are (N, 5w, H/4, W/4), and (N, w, H, W) and (N, 2w, H/2, W/2).
         """
@@ -196,9 +195,9 @@ class Decoder(nn.Module):
         self.de_layer1_1 = _activated(nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, x: Tensor, skips: list[Tensor], prior: Tensor | None) -> Tensor:
-        """What is to be added to the image, (N, 3, H, W), of what the encoder gives.
+        """Residual of the image, (N, 3, H, W), from the results of the encoder.
 
-        `skips` is emptied on the way, so that what is done with is freed.
+        `skips` is emptied on the way, so that features are freed once they are used.
         """
         x = self.de_layer2_2(torch.cat([self.de_layer3_1(x), skips.pop()], dim=1))
         x = self.de_layer2_1(_through(self, self.blocks, x, prior))
@@ -207,7 +206,16 @@ class Decoder(nn.Module):
 
 
 class Stripformer(nn.Module):
-    """Stripformer for RGB images; see `stripformer` for the parameters.
+    """Stripformer for RGB images: 19,708,611 parameters by default, as published, 22,264,515 with a prior of 256.
+
+    Parameters
+    ----------
+    width : int
+        Channels at full size, even; twice as many at half size and five times at a quarter.
+    blocks, decoder_blocks : int
+        Attention blocks at a quarter of the size and, in the decoder, at half of it.
+    prior : int
+        Length of a prior that modulates what each block attends to, 256 in BlurDM; 0 for a network without.
 
     Raises
     ------
@@ -215,7 +223,7 @@ class Stripformer(nn.Module):
         A number is out of range, or the channels of a block cannot be shared out among its heads.
     """
 
-    def __init__(self, width: int, blocks: int, decoder_blocks: int, prior: int) -> None:
+    def __init__(self, width: int = 64, blocks: int = 12, decoder_blocks: int = 6, prior: int = 0) -> None:
         super().__init__()
         _check(width, blocks, decoder_blocks, prior)
         self.prior = prior
@@ -247,28 +255,6 @@ class Stripformer(nn.Module):
         return Restoration(crop_to(image, *blur.shape[-2:]), (), ())
 
 
-def stripformer(width: int = 64, blocks: int = 12, decoder_blocks: int = 6, prior: int = 0) -> Stripformer:
-    """Stripformer: 19,708,611 parameters as published; 22,264,515 with BlurDM's prior of length 256.
-
-    Parameters
-    ----------
-    width : int
-        Channels at full size, even; the encoder has 2 and the decoder 3 times as many at half size, and the blocks
-        at a quarter of the size 5 times as many.
-    blocks, decoder_blocks : int
-        Blocks of attention at a quarter of the size, and at half of it in the decoder: `IntraBlock` and
-        `InterBlock` in turn.
-    prior : int
-        Length of a prior that modulates what each block attends to, 256 in BlurDM; 0 for a network without.
-
-    Raises
-    ------
-    ValueError
-        See `Stripformer`.
-    """
-    return Stripformer(width, blocks, decoder_blocks, prior)
-
-
 def _add_blocks(
     network: nn.Module, name: str, count: int, channels: int, heads: int, prior: int
 ) -> tuple[str, ...]:
@@ -280,7 +266,7 @@ def _add_blocks(
 
 
 def _through(network: nn.Module, blocks: tuple[str, ...], x: Tensor, prior: Tensor | None) -> Tensor:
-    """Take features (N, C, H, W) through blocks of a network."""
+    """Apply the named blocks of a network to features (N, C, H, W)."""
     x = x.permute(0, 2, 3, 1)
     for block in blocks:
         x = network.get_submodule(block)(x, prior)
@@ -300,7 +286,7 @@ def _residual(channels: int) -> nn.Sequential:
 
 
 def _added(layers: nn.Module, x: Tensor) -> Tensor:
-    """Activation of what the layers of `_residual` make of x, plus x."""
+    """LeakyReLU(layers(x) + x), for layers from `_residual`."""
     return F.leaky_relu(layers(x) + x, SLOPE)
 
 
@@ -308,7 +294,5 @@ def _check(width: int, blocks: int, decoder_blocks: int, prior: int) -> None:
     # Half of 5 widths among 5 heads, half of 3 widths among 3: half a width each.
     if width < 2 or width % 2:
         raise ValueError(f"expected an even width, for 5 and 3 heads, got {width}")
-    if not all(1 <= count <= MOST_BLOCKS for count in (blocks, decoder_blocks)):
-        raise ValueError(f"expected blocks in [1, {MOST_BLOCKS}], got {blocks} and {decoder_blocks} in the decoder")
-    if prior < 0:
-        raise ValueError(f"the length of the prior must not be negative, got {prior}")
+    check_blocks(1, blocks=blocks, decoder_blocks=decoder_blocks)
+    check_prior_length(prior)

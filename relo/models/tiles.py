@@ -17,6 +17,25 @@ from torch import Tensor
 OVERLAP = 32  # of the published tiles [px]
 
 
+def check_tile(tile: int, multiple: int) -> None:
+    """Refuse sides of tiles that a network cannot be built for.
+
+    Parameters
+    ----------
+    tile : int
+        Side of a tile [px], or 0 for none.
+    multiple : int
+        Of which the network wants the sides of its input [px].
+
+    Raises
+    ------
+    ValueError
+        It is negative, no such multiple, or so short that the two neighbours of a tile would overlap.
+    """
+    if tile % multiple or tile < 0 or 0 < tile < 2 * OVERLAP:
+        raise ValueError(f"tile must be 0, or a multiple of {multiple} from {2 * OVERLAP} px on, got {tile}")
+
+
 def needs_tiles(image: Tensor, tile: int) -> bool:
     """Whether a side is longer than a tile; 0 is for no tiles, and a graph for all sizes is recorded without."""
     return bool(tile) and not torch.compiler.is_compiling() and max(image.shape[-2:]) > tile

@@ -1,4 +1,4 @@
-"""Weights files in: safetensors and pickled torch files, published wrappings, nothing executed.
+"""Reading weights: safetensors and pickled torch files, published wrappings; nothing in a file is executed.
 
 A pickled file is only ever read with `weights_only=True`, which builds tensors and plain containers
 and refuses everything else.
@@ -35,7 +35,7 @@ class WarmStarting(Protocol):
     """
 
     def untrained_names(self, state: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """Names of this network's tensors that keep their initial values; empty for weights of its own."""
+        """Names of this network's tensors that keep their initial values; empty for a state dict of its own."""
         ...
 
 
@@ -200,7 +200,7 @@ def _is_plain(tensor: Tensor, wanted: Tensor | None) -> bool:
         and not tensor.is_meta
         and not tensor.is_quantized
         and not tensor.is_complex()
-        # Whole numbers would be taken, and most weights be 0.
+        # Integers would be converted silently, and most weights become 0.
         and (wanted is None or tensor.is_floating_point() == wanted.is_floating_point())
     )
 

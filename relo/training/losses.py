@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relo.models import Restoration
-from relo.models.layers import crop_to, pad_to_multiple
+from relo.models.image_batches import crop_to, pad_to_multiple
 from relo.models.m2aenet.trajectories import TrajectoryForm
 from relo.models.restoration import MotionRestoration
 from relo.training.loss_weights import LossWeights

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from relo.models import Restoration
 from relo.models.blurdm.network import BlurDM
-from relo.models.layers import pad_to_multiple
+from relo.models.image_batches import pad_to_multiple
 from relo.training.losses import charbonnier
 from relo.training.recipe import PriorStage, PriorTraining
 

@@ -9,6 +9,7 @@ from relo.errors import ConfigError
 from relo.models import create_model, load_weights
 from relo.models.export import export_onnx
 from relo.models.recognition import recognise
+from relo.models.restoration import takes_short
 from relo.training.inference.memory_estimate import peak_bytes
 from relo.training.inference.whole_image import restore
 
@@ -40,6 +41,13 @@ def test_both_images_matter_and_the_result_is_one(name):
             assert image.shape == (2, 3, -(-19 // scale), -(-26 // scale))
     with pytest.raises(ValueError, match=r"\(N, 6, H, W\)"):
         model(blur)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_it_is_told_from_a_network_of_one_image(name):
+    assert takes_short(network(name, in_channels=6))
+    assert not takes_short(network(name))
+    assert not takes_short(torch.nn.Identity()), "a network of the user's own need not say anything"
 
 
 @pytest.mark.parametrize("name", SMALL)

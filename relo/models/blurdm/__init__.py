@@ -1,7 +1,7 @@
-"""BlurDM (He et al., NeurIPS 2025): a prior of what the sharp image holds, diffused from the blurred one.
+"""BlurDM (He et al., NeurIPS 2025): a latent prior of the sharp image, by diffusion from the blurred one.
 
-`schedule` is the mathematics of blurring and noising step by step, `encoder` and `diffusion` are the networks of
-the prior, `network` joins them with a backbone that is modulated by it.
+`schedule` has the equations of blurring and noising step by step, `encoder` and `diffusion` are the networks that
+make the prior, and `network` joins them with a backbone that it modulates.
 """
 
 from relo.models.blurdm.diffusion import LatentDiffusion

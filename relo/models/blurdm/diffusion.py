@@ -1,4 +1,4 @@
-"""The diffusion of BlurDM on latents: from the blurred image's vector to the sharp prior; published names."""
+"""The diffusion of BlurDM: from the latent of the blurred image to the sharp prior, with the published names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Noise = Tensor | Sequence[Generator] | float | None
 
 
 class LatentDiffusion(nn.Module):
-    """Encodes a blurred image, adds noise, and takes blur and noise away in T steps, without any further draw.
+    """Encodes a blurred image, adds noise, and removes blur and noise in T deterministic steps.
 
-    2,067,776 parameters and, for 256 x 256 px, 4.157 G multiply-adds, nearly all of the encoder: more steps cost
-    nothing. Exposures and noise are buffers, so that weights bring the schedule they were trained with.
+    2,067,776 parameters and, for 256 x 256 px, 4.157 G multiply-adds, nearly all of them in the encoder: the number
+    of steps hardly matters. The exposures and the amounts of noise are buffers, so that weights bring the schedule
+    they were trained with.
 
     Parameters
     ----------
@@ -30,17 +31,16 @@ class LatentDiffusion(nn.Module):
     schedule : {"code", "paper"}
         See `make_schedule`.
     noise : float
-        Factor of the noise that the network draws for itself: 1 as published, 0 for none.
+        Factor of the noise that is drawn where `forward` is given none: 1 as published, 0 for no noise.
     seed : int
-        Of that noise in evaluation mode, where it is the same for every image: what is restored depends neither on
-        its place in a batch nor on what came before.
+        Of that noise in evaluation mode, where it is the same for every image: the result depends neither on the
+        place in a batch nor on earlier calls.
     offset : float
-        Is taken off images first: 0.5 for backbones that are trained on [-0.5, 0.5].
+        Subtracted from images: 0.5 for backbones that are trained on [-0.5, 0.5].
     """
 
     alphas: Tensor
     betas_bar: Tensor
-    own_noise: Tensor
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class LatentDiffusion(nn.Module):
         self.register_buffer("alphas", alphas)
         self.register_buffer("betas_bar", betas_bar)
         self.register_buffer("time_stamps_list", torch.arange(steps, 0, -1))  # only kept for published weights
-        # On the CPU, so that every device has the same.
-        drawn = torch.randn(PRIOR, generator=Generator().manual_seed(seed), device="cpu")
-        self.register_buffer("own_noise", noise * drawn, persistent=False)
+        # Drawn on the CPU, so that every device has the same, and kept there: it follows from the options, is in no
+        # weights, and `to_empty` would put garbage in its place if it were a buffer.
+        self.own_noise = noise * torch.randn(PRIOR, generator=Generator().manual_seed(seed), device="cpu")
 
     def forward(self, blur: Tensor, noise: Noise = None) -> Tensor:
         """Give the sharp prior.
@@ -113,9 +113,9 @@ class LatentDiffusion(nn.Module):
 
     def draw_noise(self, noise: Noise, count: int) -> Tensor:
         """Make (count, 256) unit noise of what `forward` may be given."""
-        like = self.own_noise.expand(count, -1)
+        like = self.alphas.new_empty(count, PRIOR)
         if noise is None:
-            return self.noise * torch.randn_like(like) if self.training else like
+            return self.noise * torch.randn_like(like) if self.training else self.own_noise.to(like).expand_as(like)
         if isinstance(noise, Tensor):
             if noise.shape != like.shape:
                 raise ValueError(f"expected {(*like.shape,)} noise, got shape {(*noise.shape,)}")
@@ -131,11 +131,14 @@ class LatentDiffusion(nn.Module):
 
 
 class ResidualEstimator(nn.Module):
-    """Estimates the light or the noise of a step from the state, the step and the blurred image's vector.
+    """Estimates the light or the noise of a step from the state, the step and the latent of the blurred image.
 
-    Linear layers, each followed by LeakyReLU, the last one too; no sum goes around them, in spite of the published
-    name. It starts from estimates of 0 with orthogonal matrices before, which keep what passes (Saxe et al. 2014):
-    from torch's own start, noise is hardly told from the latent after hundreds of steps of training.
+    Linear layers, each followed by LeakyReLU, the last one too; there is no residual connection, in spite of the
+    published name.
+
+    The last layer is initialised to zero, so that the first estimates are 0, and the others orthogonally, which
+    preserves the norm of activations (Saxe et al. 2014). With torch's default initialisation the network hardly
+    tells the noise from the latent, even after hundreds of steps of training.
 
     Parameters
     ----------

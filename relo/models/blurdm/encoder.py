@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, pad_to_multiple
+from relo.models.image_batches import check_image_batch, pad_to_multiple
 
 PRIOR = 256  # length of the vector
 FEATURES = 64  # channels of the residual blocks; the vector is four times as long
-FACTOR = 4  # sides of the images are multiples of it: its square of pixels becomes channels
+FACTOR = 4  # of the pixel unshuffling that comes first; sides are padded to a multiple of it
 BLOCKS = 6
 SLOPE = 0.1  # of every LeakyReLU
 

@@ -1,8 +1,8 @@
-"""BlurDM over a backbone: a network that is told, as one vector, what the sharp image will hold.
+"""BlurDM over a backbone: a deblurring network that is given a latent vector of the sharp image, the prior.
 
-The backbone's decoder is modulated by a prior. When a photograph is restored, the diffusion makes it from the
-blurred image. In the first two of three training stages a sharp encoder, which sees the sharp image too, makes the
-prior that the diffusion then learns to match.
+The prior modulates the backbone's decoder. At test time the diffusion makes it from the blurred image. In the first
+two of three training stages a sharp encoder makes it from the blurred and the sharp image, and the diffusion learns
+to predict that.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from relo.errors import ConfigError
 from relo.models.blurdm.diffusion import SEED, LatentDiffusion, Noise
 from relo.models.blurdm.encoder import PRIOR, LatentEncoder
 from relo.models.blurdm.schedule import ScheduleForm
-from relo.models.layers import check_image_batch, crop_to, pad_to_multiple
+from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
 from relo.models.restoration import Restoration
-from relo.models.tiles import OVERLAP, needs_tiles, restore_in_tiles
+from relo.models.tiles import check_tile, needs_tiles, restore_in_tiles
 
 
 class Needs(NamedTuple):
-    """What a backbone wants of its surroundings.
+    """How images are prepared for a backbone.
 
     Attributes
     ----------
     stride : int
         Images are padded to multiples of it before the backbone and the diffusion see them [px].
     offset : float
-        Taken off what both see; relo's own Stripformer does that itself.
+        Subtracted from the input of both; relo's own Stripformer does that itself.
     tile : int
         Side of the tiles, each with a prior of its own, in which larger images are restored [px]; 0 for none.
     """
@@ -70,8 +70,7 @@ class BlurDM(nn.Module):
         self, backbone: nn.Module, diffusion: LatentDiffusion, stride: int, tile: int, sharp_encoder: bool
     ) -> None:
         super().__init__()
-        if tile % stride or tile < 0 or 0 < tile < 2 * OVERLAP:
-            raise ValueError(f"tile must be 0, or a multiple of {stride} from {2 * OVERLAP} px on, got {tile}")
+        check_tile(tile, stride)
         self.backbone, self.diffusion = backbone, diffusion
         self.stride, self.tile = stride, tile
         self.sharp_encoder = LatentEncoder(batch_norm=True) if sharp_encoder else None

@@ -5,7 +5,7 @@ An image whose exposure grows from a_0 to a_T collects the light e_t in step t a
     I_t = (a_{t-1} / a_t) I_{t-1} + e_t / a_t + b_t n_t                    one step forward
     I_t = (a_0 I_0 + e_1 + ... + e_t) / a_t + c_t n,  c_t^2 = sum_s (a_s / a_t)^2 b_s^2     in closed form
 
-Noise aside I_T is the blurred image, whatever is between. Backwards, with e_t and n estimated:
+Apart from noise, I_T is the blurred image, whatever the e_t. Backwards, with e_t and n estimated:
 
     I_{t-1} = (a_t I_t - e_t) / a_{t-1} - (a_t c_t / a_{t-1} - c_{t-1}) n
 

@@ -2,10 +2,11 @@
 
 The paper draws convolutions, max-pooling and a small MLP with two logits, and gives no sizes. Those here are our
 own: four stages whose pools reduce a patch of 60 px to one value a channel, with group normalisation, because the
-patches of a photograph are too much alike for the statistics of a batch. Each colour of a patch is standardised
-first: brightness and contrast are no sign of blur.
+patches of one photograph are too alike for batch normalisation. Each colour channel of a patch is first brought to
+mean 0 and standard deviation 1: brightness and contrast say nothing about blur.
 
-Convention: patches are numbered row by row; index 1 of two scores is "blurred".
+Convention: patches are numbered row by row. Of two scores, index 0 is "sharp" and 1 is "blurred"; the logits of
+M2AENet, `relo.models.restoration.MotionRestoration`, have the opposite order.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from relo.models.layers import check_image_batch, enlarge, pad_to_multiple
+from relo.models.image_batches import check_image_batch, enlarge, pad_to_multiple
 
 PATCH = 60  # side of a patch in the paper [px]
 SMALLEST_PATCH = 8
-_POOLS = (2, 2, 3)  # of the first stages; the last takes the maximum of what is left, 5 x 5 of a patch of 60
+_POOLS = (2, 2, 3)  # strides of the first stages; the last pools over what is left, 5 x 5 of a patch of 60
 _GROUPS = 8
 _HIDDEN = 64
-_FAINTEST = 0.02  # contrast, as a standard deviation, below which noise is all there is: it is not raised further
-_AT_ONCE = 64  # patches, outside of training: bounds the memory at some 100 MB whatever the size of the image
+_FAINTEST = 0.02  # standard deviation below which a patch holds little but noise, which is not amplified further
+_AT_ONCE = 64  # patches at a time outside of training: some 100 MB of memory, whatever the size of the image
 
 
 class BlurDetection(NamedTuple):
@@ -36,7 +37,7 @@ class BlurDetection(NamedTuple):
     ----------
     scores : (N, 2, ceil(H/p), ceil(W/p)) tensor
         Of "sharp" (index 0) and "blurred" (1) for each patch of p px, before the softmax; in training with Gumbel
-        noise, divided by the temperature (eq. 1).
+        noise, divided by the temperature (eq. 1). The logits of M2AENet have the opposite order.
     mask : (N, 1, H, W) tensor of 0 and 1
         1 where a patch is blurred; in training with the gradient of the softmax (straight through).
     """
@@ -50,7 +51,7 @@ class BlurDetection(NamedTuple):
 
 
 class BlurDetector(nn.Module):
-    """Tells for each patch of an image whether it is blurred.
+    """Classifies each patch of an image as sharp or blurred.
 
     Parameters
     ----------
@@ -61,8 +62,8 @@ class BlurDetector(nn.Module):
     temperature : float
         Of the Gumbel-softmax in training; the paper gives none.
     blurred_from : float
-        What "blurred" means in training and scoring: that more than this share of a patch's pixels is blurred. A
-        patch that is left out stays blurred for good, one too many costs time, hence a small share.
+        In training and scoring a patch counts as blurred if more than this share of its pixels is. The share is
+        small, because a patch that is missed stays blurred, while one too many only costs time.
     soft_labels : bool
         Train with the share itself, "blur degree" in the paper. "Blurred" then means more than half, whatever
         `blurred_from`.
@@ -117,7 +118,7 @@ class BlurDetector(nn.Module):
         return BlurDetection(scores, enlarge(mask, self.patch, height, width))
 
     def labels(self, share: Tensor) -> Tensor:
-        """What the scores of patches are trained towards: their blurred share, or 0 and 1, of the same shape."""
+        """Training targets of the scores: the blurred share of patches itself, or 0 and 1; of the same shape."""
         return share if self.soft_labels else self.is_blurred(share).to(share.dtype)
 
     def is_blurred(self, share: Tensor) -> Tensor:
@@ -126,14 +127,14 @@ class BlurDetector(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Convolution, group normalisation, max-pooling, ReLU, which is the same as ReLU before the pooling.
+    """Convolution, group normalisation, max-pooling, ReLU; ReLU before the pooling would give the same.
 
     Parameters
     ----------
     inputs, outputs : int
         Channels.
     pool : int or None
-        Stride of the pooling; a cell that the border cuts counts too. None pools over everything.
+        Stride of the pooling; cells cut off by the border are pooled too. None pools over everything.
     """
 
     def __init__(self, inputs: int, outputs: int, pool: int | None) -> None:
@@ -150,7 +151,7 @@ class _Stage(nn.Module):
 def split_patches(images: Tensor, patch: int) -> Tensor:
     """Cut (N, C, rows * patch, columns * patch) images into (N * rows * columns, C, patch, patch) patches.
 
-    In memory they are (…, patch, patch, C): on a CPU torch's pooling takes several times as long otherwise.
+    In memory they are (…, patch, patch, C), which makes torch's pooling on a CPU several times faster.
     """
     batch, channels, height, width = images.shape
     cells = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
@@ -167,7 +168,7 @@ def blurred_share(mask: Tensor, patch: int, valid: Tensor | None = None) -> Tens
     patch : int
         Side of the patches [px].
     valid : (N, 1, H, W) tensor of 0 and 1, optional
-        Pixels that count; by default all of them. What a patch has beyond the image never counts.
+        Pixels that count; by default all of them. What lies of a patch beyond the image never counts.
 
     Returns
     -------
@@ -184,7 +185,7 @@ def blurred_share(mask: Tensor, patch: int, valid: Tensor | None = None) -> Tens
 
 
 def blur_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy between the probability of "blurred" and the labels (eq. 2, its two arguments put right).
+    """Cross-entropy between the probability of "blurred" and the labels (eq. 2 with its arguments exchanged).
 
     As printed the equation takes the logarithm of the ground truth, which is infinite for patches that are wholly
     blurred or sharp.
@@ -206,7 +207,7 @@ def blur_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def decide(scores: Tensor) -> Tensor:
-    """Take the likelier: (N, 2, rows, columns) scores to (N, 1, rows, columns) of 0 and 1; a tie is 0, sharp."""
+    """Class with the larger score, (N, 2, rows, columns) to (N, 1, rows, columns): 1 blurred; 0 sharp or a tie."""
     return (scores[:, 1:] > scores[:, :1]).to(scores.dtype)
 
 
@@ -246,7 +247,7 @@ def detect_blur(model: BlurDetector, image: NDArray[Any], *, stride: int | None 
         raise ValueError(f"stride must be 1 to {model.patch}, the side of a patch, got {stride}")
     weight = next(model.parameters())
     blur = _to_batch(image).to(weight.device)
-    evidence = torch.zeros(image.shape[:2], device=weight.device)  # its sign is that of the mean
+    evidence = torch.zeros(image.shape[:2], device=weight.device)  # only its sign matters
     training = model.training
     model.eval()
     try:

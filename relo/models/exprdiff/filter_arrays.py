@@ -34,9 +34,9 @@ def fitted_strips(
 ) -> Iterator[tuple[slice, slice, NDArray[np.float64], NDArray[np.float64]]]:
     """Yield (rows, columns, slope, offset) for strips that together hold every pixel whose mask is above 0.
 
-    `slope` and `offset`, float64 of the strip's shape, map the guide to the target: means over all windows that
-    hold a pixel. That are the windows with a blurred pixel wherever the pixel itself is one; elsewhere they are
-    of no use.
+    `slope` and `offset`, float64 of the strip's shape, map the guide to the target. They are means over all windows
+    that hold a pixel; each of these has a blurred pixel where the pixel itself is blurred. Elsewhere the values
+    mean nothing.
     """
     used = np.asarray(mask > 0)
     filled_rows, filled_columns = np.flatnonzero(used.any(axis=1)), np.flatnonzero(used.any(axis=0))
@@ -83,8 +83,8 @@ def _fit(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sums of slopes and of offsets over the windows that hold each pixel of one channel.
 
-    `total` is the box sum of `weight`. Values are counted from `origin`, about the means of target and guide:
-    variances are differences of squares.
+    `total` is the box sum of `weight`. `origin`, roughly the means of target and guide, is subtracted first,
+    because variances are differences of squares and lose digits to a large mean.
     """
     empty = total == 0
     total = np.where(empty, 1, total)
@@ -102,7 +102,7 @@ def _fit(
 
 
 def _mean(image: NDArray[Any], used: NDArray[np.bool_]) -> list[float]:
-    """About the mean of each channel where the mask is above 0, from every eighth such pixel."""
+    """Approximate mean of each channel where the mask is above 0, from every eighth such pixel."""
     places = np.flatnonzero(used)[::8]
     pixels = image.reshape(used.size, -1)[places]
     return [float(mean) for mean in pixels.mean(axis=0, dtype=np.float64)]
@@ -122,8 +122,8 @@ def _counts(start: int, stop: int, size: int, radius: int) -> NDArray[np.float64
 def box_sum(image: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
     """Sum over the (2 radius + 1)^2 window around each pixel, cut off at the border.
 
-    Nothing is ever subtracted, as running sums and summed-area tables do: where all weights of a window are tiny
-    beside those of its neighbours, their sum is as exact as anywhere, and it is 0 only where all are.
+    Unlike running sums and summed-area tables it never subtracts: where all weights of a window are tiny beside
+    those of its neighbours, their sum is as exact as anywhere, and it is 0 only where all are.
 
     Parameters
     ----------

@@ -9,7 +9,7 @@ from torch import Tensor
 
 def apply(blurry: Tensor, short: Tensor, mask: Tensor, radius: int, eps: float, eps_mode: str) -> Tensor:
     """Filter tensors that `blur_aware_guided_filter` has checked."""
-    # Sums of squares in half precision would be no sums at all: float64 inside, also under autocast.
+    # Half precision cannot hold sums of squares: float64 inside, also under autocast.
     with torch.autocast(blurry.device.type, enabled=False):
         b, r, m = blurry.double(), short.double(), mask.double()
         slope, offset, count = _mean_coefficients(b, r, m, radius, eps, eps_mode)
@@ -48,7 +48,7 @@ def _mean_coefficients(
 def box_sum(images: Tensor, radius: int) -> Tensor:
     """Sum over the (2 radius + 1)^2 window around each pixel, cut off at the border.
 
-    Nothing is ever subtracted; see `relo.models.exprdiff.filter_arrays.box_sum`.
+    It never subtracts; see `relo.models.exprdiff.filter_arrays.box_sum`.
 
     Parameters
     ----------

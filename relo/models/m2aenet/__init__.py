@@ -5,8 +5,8 @@ exact inference that leaves out what a mask makes unnecessary (`pruning`).
 """
 
 from relo.models.m2aenet.deformable import deformable_depthwise_conv
-from relo.models.m2aenet.network import M2AENet, m2aenet
+from relo.models.m2aenet.network import M2AENet
 from relo.models.m2aenet.splatting import splat
 from relo.models.m2aenet.trajectories import trajectory
 
-__all__ = ["M2AENet", "deformable_depthwise_conv", "m2aenet", "splat", "trajectory"]
+__all__ = ["M2AENet", "deformable_depthwise_conv", "splat", "trajectory"]

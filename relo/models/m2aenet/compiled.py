@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from relo.kernels import kernel
 
 
-# Of fast mathematics only what fused multiply-adds need: nothing may be reordered, so that results repeat.
+# Of fast-math only fused multiply-adds: sums are not reordered, so that results are reproducible.
 @kernel(fastmath={"contract"})
 def convolve_rows(
     features: NDArray[Any],
@@ -68,7 +68,7 @@ def _sum_taps(
 ) -> None:
     """All channels of one pixel of the result."""
     height, width, channels = image.shape
-    # Places are float64, of which float32 features must not be made too: the loops would be half as fast.
+    # Positions are float64; features must not become float64 with them, which would halve the speed of the loops.
     single = image.dtype.type
     for c in range(channels):
         sums[c] = bias[c]

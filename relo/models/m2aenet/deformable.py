@@ -51,7 +51,7 @@ def deformable_depthwise_conv(x: Tensor, taps_yx: Tensor, weight: Tensor, bias: 
 
 
 def sampling_places(taps_yx: Tensor) -> Tensor:
-    """Where `convolve_by_sampling` reads, made once for many convolutions of the same displacements.
+    """Where `convolve_by_sampling` reads, computed once for many convolutions with the same displacements.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def sampling_places(taps_yx: Tensor) -> Tensor:
     y = taps_yx[:, :, 0] + cells.repeat_interleave(3).view(-1, 1, 1, 1) + rows[:, None]
     x = taps_yx[:, :, 1] + cells.repeat(3).view(-1, 1, 1, 1) + columns
     places = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
-    # What leads nowhere reads outside, as the compiled loop does.
+    # NaN and infinite displacements read outside the image, hence 0, as in the compiled loop.
     return torch.where(torch.isfinite(places), places, -3)
 
 
@@ -81,8 +81,8 @@ def convolve_by_sampling(x: Tensor, places: Tensor, weight: Tensor, bias: Tensor
     ----------
     x : (N, C, H, W) tensor
     places : (9, N, H, W, 2) tensor
-        See `sampling_places`. Features of less precision are sampled in this one: half of it cannot tell the pixels
-        of a row apart.
+        See `sampling_places`. Features of a lower precision are converted to its dtype: in half precision the
+        positions of neighbouring pixels can be equal.
     weight, bias
         As there.
 

@@ -1,7 +1,7 @@
-"""What M2AENet reads off its features before its motion-aware blocks: where there is blur, and how it moves.
+"""What M2AENet predicts from its features before its motion-aware blocks: where there is blur, and its motion.
 
-Convention: features are (N, H, W, C). The predictor is that of LMD-ViT at the width of the features, without its
-windows: it fits the parameter count of the paper (docs/decisions/0014-m2aenet-heads.md).
+Convention: features are (N, H, W, C). The predictor is that of LMD-ViT at the width of the features, but without
+windows, which gives the parameter count of the paper (docs/decisions/0014-m2aenet-heads.md).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MaskPredictor(nn.Module):
 class MotionAnalyzer(nn.Conv2d):
     """Displacements at the begin and the end of the exposure by one 3x3 convolution (M2AENet paper, section 3.2).
 
-    It starts at zero, where the network is a NAFNet.
+    It is initialised to zero: an untrained network displaces nothing, as a NAFNet.
 
     Parameters
     ----------
@@ -84,5 +84,5 @@ def draw_mask(logits: Tensor, temperature: float) -> Tensor:
 
 
 def decide_mask(logits: Tensor) -> Tensor:
-    """Take the likelier of blurred and sharp: (N, H, W, 2) logits to (N, H, W, 1) of 0 and 1; a tie is sharp."""
+    """Class with the larger logit: (N, H, W, 2) to (N, H, W, 1), 1 blurred (index 0); 0 sharp, also in a tie."""
     return (logits[..., :1] > logits[..., 1:]).to(logits.dtype)

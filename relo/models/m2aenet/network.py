@@ -1,7 +1,7 @@
-"""M2AENet (Shang et al. 2025): a NAFNet whose deepest encoder stage knows where the blur is and how it moves.
+"""M2AENet (Shang et al. 2025): a NAFNet whose deepest encoder stage is given a blur mask and the motion.
 
-Its code was not to be had: what the paper leaves open is rebuilt so that its parameter counts come out, and each
-guess is in docs/decisions, from 0014 on. Features are (N, H, W, C), as in `relo.models.nafnet`.
+No code was published: what the paper leaves open is chosen so that its parameter counts come out, and each choice
+is in docs/decisions, from 0014 on. Features are (N, H, W, C), as in `relo.models.nafnet`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from relo.models.layers import enlarge
+from relo.models.channels_last import pointwise, spatial
+from relo.models.image_batches import enlarge
 from relo.models.m2aenet.deformable import (
     convolve_by_sampling,
     convolve_compiled,
@@ -23,7 +24,8 @@ from relo.models.m2aenet.deformable import (
 from relo.models.m2aenet.heads import MaskPredictor, MotionAnalyzer, decide_mask, draw_mask
 from relo.models.m2aenet.pruning import MaskedPixels, find_masked, gate_where_masked
 from relo.models.m2aenet.trajectories import TAPS, TrajectoryForm, trajectory
-from relo.models.nafnet import NAFBlock, NAFNet, gate, pointwise, spatial
+from relo.models.nafnet import NAFBlock, NAFNet, gate
+from relo.models.precision import at_least_float32
 from relo.models.restoration import MotionRestoration, Restoration
 
 
@@ -51,8 +53,8 @@ class Guide(NamedTuple):
 class MotionAwareBlock(NAFBlock):
     """NAFBlock that leaves sharp pixels out of its first convolutions and follows the motion in its second half.
 
-    M2AS of the paper, eq. 5 and 6: the wide features are m conv2(conv1(f)) + (1 - m) [f, f]; before the second gate
-    stands a deformable depth-wise convolution, which starts as the identity.
+    M2AS of the paper, eq. 5 and 6: the wide features are m conv2(conv1(f)) + (1 - m) [f, f]; a deformable
+    depth-wise convolution, initialised as the identity, precedes the second gate.
     """
 
     def __init__(self, channels: int, window: int = 0) -> None:
@@ -89,7 +91,7 @@ class MotionAwareBlock(NAFBlock):
 
 
 class M2AENet(NAFNet):
-    """Motion-aware adaptive pixel pruning network.
+    """Motion-aware adaptive pixel pruning network: 17,437,865 parameters by default.
 
     In evaluation mode the masked convolutions are pruned, which changes nothing but rounding; set `pruned` to False
     to compute the masked formula at every pixel, as in training and as exported.
@@ -116,8 +118,8 @@ class M2AENet(NAFNet):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(width, enc_blocks, middle_blocks, dec_blocks, local_pooling)
-        if not isinstance(temperature, (int, float)) or not temperature > 0:
-            raise ValueError(f"temperature must be a positive number, got {temperature!r}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
         channels = width << (len(enc_blocks) - 1)
         if channels % 4:
             raise ValueError(f"the last encoder stage needs a multiple of 4 channels, got {channels}")
@@ -205,15 +207,14 @@ class M2AENet(NAFNet):
         return -(-height // self.mask_stride), -(-width // self.mask_stride)
 
     def _features(self, blur: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Input of the last encoder stage, and what the decoder wants of the stages before."""
+        """Input of the last encoder stage, and the skip features of the stages before."""
         return self.encoded(blur, len(self.encoders) - 1)
 
     def _guided(self, x: Tensor, mask: Tensor, offsets: Tensor) -> Tensor:
-        """Last encoder stage; `mask` (N, h, w, 1) is 0 in what only padding has made."""
+        """Last encoder stage; `mask` (N, h, w, 1) is 0 in the padding."""
         mask = F.pad(mask, (0, 0, 0, x.shape[2] - mask.shape[2], 0, x.shape[1] - mask.shape[1]))
-        # In half precision a place among hundreds of pixels would be a quarter of a pixel off.
-        precise = torch.promote_types(offsets.dtype, torch.float32)
-        taps = trajectory(offsets.to(precise), TAPS, self.trajectory_form)
+        # In half precision a position among hundreds of pixels would be a quarter of a pixel off.
+        taps = trajectory(at_least_float32(offsets), TAPS, self.trajectory_form)
         # As the compiled convolution reads them; a view of the same shape.
         taps = taps.permute(1, 3, 4, 0, 2).contiguous().permute(3, 0, 4, 1, 2)
         # Tables need values, which memory estimates (on the meta device) and exports do without.
@@ -223,16 +224,3 @@ class M2AENet(NAFNet):
         for block in self.encoders[-1].children():
             x = block(x, guide)
         return x
-
-
-def m2aenet(
-    width: int = 32,
-    enc_blocks: Sequence[int] = (1, 1, 1, 28),
-    middle_blocks: int = 1,
-    dec_blocks: Sequence[int] = (1, 1, 1, 1),
-    local_pooling: int = 0,
-    trajectory_form: TrajectoryForm = "quadratic",
-    temperature: float = 1.0,
-) -> M2AENet:
-    """M2AENet as rebuilt: 17,437,865 parameters."""
-    return M2AENet(width, enc_blocks, middle_blocks, dec_blocks, local_pooling, trajectory_form, temperature)

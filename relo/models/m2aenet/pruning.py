@@ -1,8 +1,8 @@
-"""Exact pruned inference: the masked convolutions are computed where the mask wants them, and nowhere else.
+"""Exact pruned inference: the masked convolutions are computed at masked pixels only.
 
 A masked pixel needs the wide features of its eight neighbours too, sharp or not. Masked pixels and their neighbours
-are gathered, row of memory by row; the 1x1 convolution is a product of these rows, and the depth-wise one sums nine
-of the products for each masked pixel. Which rows those are is found once an image and serves all blocks.
+are gathered as rows of a matrix; the 1x1 convolution is a product of this matrix, and the depth-wise one sums nine
+rows of the product for each masked pixel. The indices of the rows are found once an image and serve all blocks.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relo.models.channels_last import pointwise, spatial
 from relo.models.m2aenet.deformable import in_threads, runs_compiled
-from relo.models.nafnet import gate, pointwise, spatial
+from relo.models.nafnet import gate
+from relo.models.precision import at_least_float32
 
 
 class MaskedPixels(NamedTuple):
-    """Where a mask is 1, as places in features (N, H, W, C) that are read row by row, a row being one pixel.
+    """Where a mask is 1, as indices of the rows of features (N * H * W, C), a row being one pixel.
 
     Attributes
     ----------
@@ -85,7 +87,7 @@ def gate_where_masked(x: Tensor, conv1: nn.Conv2d, conv2: nn.Conv2d, pixels: Mas
 def _sum_neighbours(wide: Tensor, neighbours: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Depth-wise convolution (Q, 2C) of gathered features (P, 2C) with weights (9, 2C)."""
     wide = F.pad(wide, (0, 0, 0, 1))  # a row of zeros, for what lies outside
-    total = bias.to(torch.promote_types(bias.dtype, torch.float32))  # half precision would lose digits in the sum
+    total = at_least_float32(bias)  # half precision would lose digits in the sum
     for tap, kernel in enumerate(weight):
         total = total + wide[neighbours[:, tap]] * kernel
     return total

@@ -43,8 +43,8 @@ def splat(
     divide : {"floor", "add"}
         How a mean avoids dividing by nothing: by a weight of 1e-7 at least, so that means are exact wherever more
         than that lands, or by the weight plus 1e-7 as in the public code of softmax splatting. "softmax" takes the
-        weights relative to the largest metric of each image, so that no exponential overflows; what is alone with a
-        metric 16 and more below that is darkened.
+        weights relative to the largest metric of each image, so that no exponential overflows; where nothing lands
+        but pixels whose metric is 16 or more below it, the result is too dark.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Motion within the exposure: offsets at equally spaced times, from few numbers a pixel.
+"""Motion within the exposure: offsets at equally spaced times, from a few numbers for each pixel.
 
 Convention: offsets are (dy, dx) in pixels of the grid they are given on, relative to the middle of the exposure.
 """

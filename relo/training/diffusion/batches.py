@@ -6,7 +6,7 @@ import torch
 
 from relo.errors import TrainingError
 from relo.models.exprdiff.detector import BlurDetector
-from relo.models.layers import enlarge
+from relo.models.image_batches import enlarge
 from relo.training.checkpoint import load_checkpoint
 from relo.training.data import Item, to_float
 from relo.training.diffusion.objective import Batch

@@ -176,7 +176,7 @@ class DiffusionRecipe(Config):
 
 
 def is_diffusion_recipe(recipe: str | Path) -> bool:
-    """Whether a recipe's name or YAML file is of this kind: one of `RECIPES`, or with a setting that only these have.
+    """Whether a recipe is of this kind: a name in `RECIPES`, or a YAML file with a setting that only these have.
 
     Raises
     ------

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relo.errors import TrainingError
-from relo.models.layers import enlarge
+from relo.models.image_batches import enlarge
 from relo.training.inference.own_mask import MaskedNetwork, to_grid
 from relo.training.inference.whole_image import predict_own_mask, restore
 

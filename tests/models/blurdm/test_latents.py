@@ -186,6 +186,21 @@ def test_noise():
     assert torch.equal(diffusion(blur), once)
 
 
+def test_its_own_noise_outlives_memory_that_is_made_anew():
+    """As when weights are read into a network that was built without memory of its own."""
+    torch.manual_seed(0)
+    diffusion = LatentDiffusion(seed=4).eval()
+    with torch.device("meta"):
+        other = LatentDiffusion(seed=4).eval()
+    assert other(torch.rand(2, 3, 8, 8, device="meta")).shape == (2, 256)
+    other.to_empty(device="cpu").load_state_dict(diffusion.state_dict())
+    drawn = torch.randn(256, generator=torch.Generator().manual_seed(4)).expand(2, -1)
+    blur = torch.rand(2, 3, 8, 8)
+    assert torch.equal(other(blur), diffusion(blur, drawn))
+    assert torch.equal(other.double()(blur.double()), diffusion.double()(blur.double(), drawn.double()))
+    assert other.draw_noise(None, 2).dtype == torch.float64
+
+
 def test_gradients_reach_every_parameter():
     torch.manual_seed(0)
     diffusion = LatentDiffusion()

@@ -220,7 +220,7 @@ def test_a_backbone_with_fusion_alone_is_not_recognised():
         ({"prior": 12}, "no option 'prior'"),
         ({"in_channels": 6}, "no option 'in_channels'. Known: backbone, steps, schedule"),
         ({"steps": 0}, "steps must be"),
-        ({"schedule": "linear"}, "code or paper"),
+        ({"schedule": "linear"}, "'code' or 'paper'"),
         ({"tile": 40}, "tile must be 0, or a multiple of 8 from 64 px on"),
         ({"backbone": "stripformer", "tile": 80}, "a multiple of 32"),
     ],

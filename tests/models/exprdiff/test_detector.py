@@ -19,7 +19,7 @@ from relo.models.exprdiff.detector import (
     detect_blur,
     split_patches,
 )
-from relo.models.layers import enlarge
+from relo.models.image_batches import enlarge
 from relo.models.recognition import recognise
 
 

@@ -6,7 +6,7 @@ from support.networks import Brighten, picture
 from torch import nn
 
 from relo.models import create_model
-from relo.models.layers import enlarge
+from relo.models.image_batches import enlarge
 from relo.training.inference import whole_image
 from relo.training.inference.memory_estimate import SHARE, WORKSPACE, peak_bytes
 from relo.training.inference.own_mask import MaskedNetwork, on_grid, to_grid

@@ -101,7 +101,7 @@ class BaseModel:
         known = {key: value for key, value in known.items() if value is not None}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what both packages tell of their own future
+                warnings.simplefilter("ignore")  # deprecation warnings of both packages
                 _silence(package)
                 return getattr(importlib.import_module(package), kind).from_pretrained(self.name, **known)
         except MemoryError:
@@ -146,9 +146,9 @@ def require_packages(*packages: str) -> None:
 
 
 def _silence(package: str) -> None:
-    """Turn off the bars that count tensors, and what is logged of every attempt that fails: the error tells it.
+    """Turn off progress bars over tensors, and what is logged of every try that fails: the error tells it.
 
-    Bars of downloads, which take long, stay.
+    Progress bars of downloads, which take long, stay.
     """
     importlib.import_module("huggingface_hub.utils.logging").set_verbosity_error()
     if package == "transformers":

@@ -27,7 +27,7 @@ def condition(
     radius : int
         Of the filter's windows [px].
     eps : float
-        Its ridge, as in `relo.models.exprdiff.guided_filter`.
+        Regularisation of its slopes, as in `relo.models.exprdiff.guided_filter`.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def condition(
 
 
 def as_bright(short: Tensor, blur: Tensor) -> Tensor:
-    """Multiply each channel of a short exposure: it gets the mean of the long one, which motion does not change.
+    """Scale each channel of a short exposure to the mean of the long one, which motion does not change.
 
     The filter's `eps` then means the same whatever the exposures are. The paper has no such step.
     """

@@ -18,7 +18,7 @@ from relo.models.exprdiff.diffusion.prompts import Prompt
 
 
 class GuidedUNet(nn.Module):
-    """A UNet whose encoder a guide looks after. An untrained guide leaves its output as it is, bit for bit.
+    """A frozen UNet, whose encoder features a guide modifies. An untrained guide changes nothing, bit for bit.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def _fuse(
     inputs: Any,  # noqa: ARG001
     output: tuple[Tensor, tuple[Tensor, ...]],
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Replace what a down block hands on, and its last skip connection, which is the same tensor."""
+    """Replace the output of a down block and its last skip connection, which is the same tensor."""
     hidden, skips = output
     fused = fusion(hidden, features, mask, binary=binary)
     return fused, (*skips[:-1], fused)

@@ -16,7 +16,7 @@ from relo.models.exprdiff.diffusion.tiles import Joined, plan_tiles
 
 
 class Images(NamedTuple):
-    """What guides.
+    """Images that guide the diffusion.
 
     Attributes
     ----------
@@ -34,14 +34,15 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How an image is drawn. The paper says nothing of it.
+    """Settings of the sampling; the paper names none.
 
     Attributes
     ----------
     steps : int
         Of the scheduler, for the whole way from pure noise.
     strength : float
-        In (0, 1]: how much of the way is gone, from the noised first guess on; 1 begins with pure noise.
+        In (0, 1]: share of the denoising that is done, beginning with the noised first guess; 1 begins with pure
+        noise.
     guidance_scale : float
         Of classifier-free guidance; 1 for none, which halves the time.
     control_scale : float

@@ -21,7 +21,7 @@ SCHEDULERS = {
     "dpmpp": "DPMSolverMultistepScheduler",
     "ddim": "DDIMScheduler",
 }
-FREE_BELOW = 0.05  # noise level from which on the restoration is left alone (SUPIR)
+FREE_BELOW = 0.05  # noise level below which a prediction is left as it is (SUPIR)
 
 
 def timesteps_from(scheduler: Any, steps: int, strength: float, device: torch.device) -> Tensor:
@@ -31,9 +31,9 @@ def timesteps_from(scheduler: Any, steps: int, strength: float, device: torch.de
     ----------
     scheduler : diffusers scheduler
     steps : int
-        Of the whole way from pure noise.
+        From pure noise to the image.
     strength : float
-        Share of the way, above 0: steps * strength of them are done, rounded, at least one.
+        Share of the steps, above 0: steps * strength of them are done, rounded, at least one.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def noise_level(scheduler: Any, timestep: float) -> float:
 def held_to(
     scheduler: Any, prediction: Tensor, seen: Tensor, clean: Tensor, timestep: float, following: float, power: float
 ) -> Tensor:
-    """Draw a model's prediction towards given latents: SUPIR's restoration guidance, for any scheduler.
+    """Pull a model's prediction towards given latents: SUPIR's restoration guidance, for any scheduler.
 
     The clean latents x that the prediction implies become x - (x - clean) (sigma / sigma_max)^power, unless the
     next noise level is below 0.05.
@@ -91,7 +91,7 @@ def held_to(
     timestep, following : float
         This one and the next; 0 after the last.
     power : float
-        Above 0; the larger, the sooner the restoration is left alone. SUPIR has 4.
+        Above 0; the larger, the sooner the pull fades. SUPIR has 4.
 
     Returns
     -------
