@@ -214,15 +214,15 @@ class LoFormer(nn.Module):
         check_image_batch(blur)
         if prior is not None:
             check_prior(prior, self.prior, blur.shape[0])
-        padded = pad_to_multiple(blur, STRIDE)
-        if not self.training and needs_tiles(padded, self.tile):
-            residual = restore_in_tiles(lambda part: self._residual(part, prior), padded, self.tile)
+        if not self.training and needs_tiles(blur, self.tile):
+            residual = restore_in_tiles(lambda part: self._residual(part, prior), blur, self.tile)
         else:
-            residual = self._residual(padded, prior)
-        return Restoration(crop_to(padded + residual, *blur.shape[-2:]), (), ())
+            residual = self._residual(blur, prior)
+        return Restoration(blur + residual, (), ())
 
     def _residual(self, image: Tensor, prior: Tensor | None) -> Tensor:
-        x = spatial(self.patch_embed, image.permute(0, 2, 3, 1).contiguous())
+        padded = pad_to_multiple(image, STRIDE)
+        x = spatial(self.patch_embed, padded.permute(0, 2, 3, 1).contiguous())
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)
@@ -232,7 +232,7 @@ class LoFormer(nn.Module):
         for up, reduce, decoder in zip(self.ups, self.reduce_chan, self.decoders, strict=True):
             x = spatial(reduce, torch.cat([spatial(up, x), skips.pop()], dim=-1))
             x = decoder(x, prior)
-        return self.output(x.permute(0, 3, 1, 2))
+        return crop_to(self.output(x.permute(0, 3, 1, 2)), *image.shape[-2:])
 
 
 def loformer_b(

@@ -2,8 +2,8 @@
 
 LoFormer was published to be tested so. Where tiles meet, their residuals are blended by linear ramps. The published
 blending is off at two places: an image side of one tile is ramped at its start, and where three tiles meet the
-weights sum to more than 1. Here weights are divided by their sum; elsewhere they are the published ones. Networks
-cut the padded image, the published code the image itself: the last tile of a side may lie some pixels further on.
+weights sum to more than 1. Here weights are divided by their sum; elsewhere they are the published ones. The image
+is cut as it is; a network pads a tile that is no multiple of what it wants.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class BlurDM(nn.Module):
             RGB in [0, 1].
         prior : (N, 256) tensor, optional
             By default what the diffusion makes of the padded image: in evaluation mode, where there are tiles, of
-            each tile for itself.
+            each padded tile.
         noise : optional
             See `LatentDiffusion.forward`; one draw serves all tiles.
 
@@ -94,14 +94,13 @@ class BlurDM(nn.Module):
             As the backbone gives it; of tiles, the image alone.
         """
         check_image_batch(blur)
-        height, width = blur.shape[-2:]
-        padded = pad_to_multiple(blur, self.stride)
-        if prior is None and not self.training and needs_tiles(padded, self.tile):
+        if prior is None and not self.training and needs_tiles(blur, self.tile):
             drawn = self.diffusion.draw_noise(noise, blur.shape[0])
-            residual = restore_in_tiles(lambda part: self._restored(part, drawn).image - part, padded, self.tile)
-            return Restoration(crop_to(padded + residual, height, width), (), ())
-        restored = self._restored(padded, noise) if prior is None else self.backbone(padded, prior)
-        return _cropped(restored, height, width)
+            residual = restore_in_tiles(
+                lambda part: self._restored(part, None, drawn).image - part, blur, self.tile
+            )
+            return Restoration(blur + residual, (), ())
+        return self._restored(blur, prior, noise)
 
     def blur_prior(self, blur: Tensor, noise: Noise = None) -> Tensor:
         """Give the prior (N, 256) that the diffusion makes of blurred images in [0, 1]."""
@@ -135,8 +134,11 @@ class BlurDM(nn.Module):
             groups.setdefault("kv" if ".kv." in name else name.partition(".")[0], []).append(name)
         return tuple(name for names in groups.values() if not state.keys() & set(names) for name in names)
 
-    def _restored(self, padded: Tensor, noise: Noise) -> Restoration:
-        return self.backbone(padded, self.diffusion(padded, noise))
+    def _restored(self, image: Tensor, prior: Tensor | None, noise: Noise) -> Restoration:
+        """Pad, restore, crop; backbone and diffusion see the same padded image."""
+        padded = pad_to_multiple(image, self.stride)
+        restored = self.backbone(padded, self.diffusion(padded, noise) if prior is None else prior)
+        return _cropped(restored, *image.shape[-2:])
 
 
 def blurdm(
