@@ -18,6 +18,7 @@ from relo.models.prior_fusion import PriorFusion, check_prior, check_prior_lengt
 from relo.models.restoration import Restoration
 
 STRIDE = 4  # sides must be multiples of it inside the network
+STRIDE_WITH_PRIOR = 8  # as in the evaluation of BlurDM
 SCALES = (4, 2, 1)  # coarse to fine
 
 
@@ -238,7 +239,7 @@ class MIMOUNet(nn.Module):
         Parameters
         ----------
         blur : (N, in_channels, H, W) tensor
-            RGB in [0, 1]. Sizes that are not multiples of 4 are padded inside and cropped again.
+            RGB in [0, 1]. Other sizes than multiples of 4, with a prior of 8, are padded and cropped again.
         prior : (N, P) tensor, optional
             Without it a network that was built for one restores as if it were not.
 
@@ -251,7 +252,7 @@ class MIMOUNet(nn.Module):
         if prior is not None:
             check_prior(prior, self.prior, blur.shape[0])
         height, width = blur.shape[-2:]
-        padded = pad_to_multiple(blur, STRIDE)
+        padded = pad_to_multiple(blur, STRIDE if prior is None else STRIDE_WITH_PRIOR)
         scales = tuple(
             crop_to(head + padded[:, :3, ::scale, ::scale], height, width, scale)
             for scale, head in zip(SCALES, self.heads(padded, prior), strict=True)

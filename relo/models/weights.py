@@ -58,7 +58,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     source : path or mapping
         A safetensors or pickled torch file, or a state dict; `model`, `state_dict.model`, `params` and
         `params_ema` wrappings and a `module.` or `model.` prefix are taken off. Of BlurDM's files `model_state`,
-        `model_dm_state` and `model_le_state` are its backbone, diffusion and sharp encoder.
+        `model_dm_state` and `model_le_state` are its backbone, diffusion and sharp encoder; each of these modules
+        by itself takes its part of such a file.
 
     Returns
     -------
@@ -77,6 +78,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     expected = model.state_dict()
     if not state.keys() & expected.keys():  # a network may itself have names that begin so
         state = without_prefix(state)
+    if not state.keys() & expected.keys():
+        state = _part_with(expected, state)
     if isinstance(model, Renaming):
         state = dict(model.own_names(state))
     unusual = next((name for name, tensor in state.items() if not _is_plain(tensor, expected.get(name))), None)
@@ -176,6 +179,15 @@ def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     if parts.keys() == {"model_state"}:
         return dict(parts["model_state"])
     return {PARTS[part] + name: value for part in parts for name, value in without_prefix(parts[part]).items()}
+
+
+def _part_with(expected: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Of a BlurDM's weights, the part of the expected names; all of `state` where there is none."""
+    for prefix in PARTS.values():
+        part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if part.keys() & expected.keys():
+            return part
+    return state
 
 
 def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -117,11 +117,7 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -
     try:
         name, options, training = str(header["model"]), header["options"], header["training"]
         if training.get("recipe", {}).get("prior", {}).get("stage") == "encode":
-            raise TrainingError(
-                "is the first stage of a BlurDM: its prior needs the sharp image, its diffusion is not trained",
-                file=file,
-                advice="Give the folder of the whole run.",
-            )
+            raise _first_stage(file, "Give the folder of the whole run.")
         if model is None and is_own(name):
             raise TrainingError(
                 f"was trained with the network {name}, which is not part of relo",
@@ -138,6 +134,11 @@ def load_checkpoint(path: str | os.PathLike[str], *, model: str | None = None) -
         raise TrainingError(f"does not describe a model that this relo knows ({error})", file=file) from error
     _require_all(load_weights(network, file), model or name, file)
     return Checkpoint(file, model or name, options, training, network.eval())
+
+
+def _first_stage(file: Path, advice: str) -> TrainingError:
+    reason = "is the first stage of a BlurDM: its prior needs the sharp image, its diffusion is not trained"
+    return TrainingError(reason, file=file, advice=advice)
 
 
 def find_weights(path: str | os.PathLike[str]) -> Path:
@@ -160,6 +161,8 @@ def _published(file: Path, model: str | None) -> Checkpoint:
     state = read_state_dict(file)
     found = recognise(state)
     if model is None:
+        if found is None and any(name.startswith("sharp_encoder.") for name in state):
+            raise _first_stage(file, "Give the file of its last stage.")
         if found is None:
             raise TrainingError(
                 "is no checkpoint of relo, and its tensors are of no network that relo recognises",

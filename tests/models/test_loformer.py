@@ -206,7 +206,7 @@ def test_gradients_are_those_of_the_published_formulation():
 
 @pytest.mark.parametrize("height", [112, 61])
 def test_tiles_are_restored_one_by_one_and_blended(height):
-    """The image is cut before it is padded: tiles of 80 px share 48 rows and 35 columns; of 61 rows there is one."""
+    """The image is cut before it is padded: tiles of 80 px share 48 rows and 35 columns; 61 rows are one tile."""
     model, state = network(0.7, tile=80, prior=PRIOR)
     image, prior = batch((2, height, 125))
     expected = torch.zeros_like(image)

@@ -17,6 +17,7 @@ from relo.models.blurdm.diffusion import SEED, LatentDiffusion, Noise
 from relo.models.blurdm.encoder import PRIOR, LatentEncoder
 from relo.models.blurdm.schedule import ScheduleForm
 from relo.models.image_batches import check_image_batch, crop_to, pad_to_multiple
+from relo.models.mimo_unet import STRIDE_WITH_PRIOR
 from relo.models.restoration import Restoration
 from relo.models.tiles import check_tile, needs_tiles, restore_in_tiles
 
@@ -41,8 +42,8 @@ class Needs(NamedTuple):
 
 # Of the published code.
 BACKBONES = {
-    "mimo_unet": Needs(8, offset=0.5),
-    "mimo_unet_plus": Needs(8, offset=0.5),
+    "mimo_unet": Needs(STRIDE_WITH_PRIOR, offset=0.5),
+    "mimo_unet_plus": Needs(STRIDE_WITH_PRIOR, offset=0.5),
     "stripformer": Needs(32, offset=0.5),
     "fftformer": Needs(32),
     "loformer": Needs(8, tile=384),

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from relo.errors import ConfigError, TrainingError
 from relo.models import create_model, load_weights, model_info
+from relo.models.blurdm import LatentDiffusion, LatentEncoder
 from relo.models.recognition import recognise
 from relo.training import load_checkpoint
 
@@ -90,6 +91,7 @@ def test_it_is_diffusion_and_backbone_on_the_padded_image(backbone, size):
         torch.testing.assert_close(restored.image, expected)
         assert restored.image.shape == size
         torch.testing.assert_close(model(blur, prior).image, expected)
+        torch.testing.assert_close(model.backbone(blur, prior=prior).image, expected)
         # Each image has its own prior, wherever it lies in the batch.
         torch.testing.assert_close(model(blur[-1:]).image, expected[-1:], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(model.backbone(padded).image, model.backbone(padded, prior=prior).image)
@@ -163,6 +165,37 @@ def test_published_files_are_recognised_and_load(backbone, tmp_path):
     assert checkpoint.options["steps"] == 3
     with torch.no_grad():
         assert torch.equal(checkpoint.model(blur).image, model(blur).image)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_each_part_takes_its_own_from_a_file_of_several(wrapped):
+    model = small("mimo_unet_plus", sharp_encoder=True)
+    files = {
+        "model_state": model.backbone,
+        "model_dm_state": model.diffusion,
+        "model_le_state": model.sharp_encoder,
+    }
+    whole = {name: part.state_dict() for name, part in files.items()} if wrapped else model.state_dict()
+    modules = {
+        "model_state": create_model("mimo_unet_plus", **SMALL["mimo_unet_plus"], prior=256, offset=0.5),
+        "model_dm_state": LatentDiffusion(),
+        "model_le_state": LatentEncoder(batch_norm=True),
+    }
+    for name, module in modules.items():
+        for source in (whole, {name: files[name].state_dict()}):
+            torch.nn.init.zeros_(next(module.parameters()))
+            assert load_weights(module, source) == ()
+            torch.testing.assert_close(module.state_dict(), files[name].state_dict(), rtol=0, atol=0)
+    with pytest.raises(TrainingError, match="do not fit"):
+        load_weights(LatentEncoder(batch_norm=False), whole)
+
+
+def test_a_published_first_stage_is_told_from_a_network(tmp_path):
+    first = small("mimo_unet_plus", sharp_encoder=True)
+    parts = {"model_state": first.backbone.state_dict(), "model_le_state": first.sharp_encoder.state_dict()}
+    torch.save(parts, tmp_path / "ck.pth")
+    with pytest.raises(TrainingError, match=r"ck\.pth: is the first stage of a BlurDM.*Give the file of its last"):
+        load_checkpoint(tmp_path / "ck.pth")
 
 
 def test_the_first_stage_has_a_sharp_encoder():
