@@ -27,8 +27,13 @@ def choose_device(name: str | None = None) -> torch.device:
         raise ConfigError(f"the device '{name}' cannot be used (torch finds no GPU)", advice=advice)
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"the device '{name}' cannot be used (torch has none of that name)", advice=advice
+        ) from error
+    try:
         torch.empty(0, device=device)
-    # torch's ways to say that there is no such kind, no such number, or no support for it in this build
+    # torch's ways to say that there is no such number, or no support for the kind in this build
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"the device '{name}' cannot be used ({reason})", advice=advice) from error
