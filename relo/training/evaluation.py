@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from relo.errors import ConfigError, TrainingError
+from relo.models.restoration import takes_short
 from relo.parallel import one_opencv_thread
 from relo.progress import Progress
 from relo.resources import usable_cores
@@ -141,7 +142,7 @@ def _whole_images(dataset: Dataset, src: str | Path, loaded: Checkpoint, notes: 
     """Valid parts of all frames, as the network is given them; what is cropped is noted."""
     if len(dataset) == 0:
         raise TrainingError("holds no images", file=src)
-    images = WholeImages(dataset, len(dataset), short=loaded.options.get("in_channels") == 6)
+    images = WholeImages(dataset, len(dataset), short=takes_short(loaded.model))
     small = next((path for path, box in images.areas.items() if min(box.height, box.width) < WINDOW), None)
     if small:
         raise TrainingError(f"has no valid area of at least {WINDOW} x {WINDOW} px to evaluate on", file=small)

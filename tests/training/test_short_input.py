@@ -65,4 +65,4 @@ def test_what_is_missing_or_of_no_use_is_one_line(trained, tmp_path):
     done = relo(
         "deblur", run_dir, photo, "-o", str(tmp_path / "out"), "--short", str(trained), "--detector", run_dir
     )
-    assert done.code == 2 and "--detector means nothing" in done.err
+    assert done.code == 2 and "--detector is for exprdiff-instant" in done.err

@@ -31,6 +31,7 @@ from relo.training.devices import choose_device
 from relo.training.diffusion.parts import require_factor
 from relo.training.diffusion.recipe import FACTOR, SMALLEST_CROP
 from relo.training.inference.regions import blend_weights
+from relo.training.instant.composite import composite
 from relo.training.memory_errors import memory_explained
 
 MARGIN = 64  # [px] that the window sees around all that counts
@@ -160,7 +161,7 @@ class Restorer:
             rows, columns = window_around(weight > 0, self.options.tile * FACTOR)
             parts = (image[rows, columns] for image in (blur, short, mask, weight))
             found = self._draw(*parts, progress=progress)
-        composite(result[rows, columns], found, weight[rows, columns])
+        result[rows, columns] = composite(blur[rows, columns], found, weight[rows, columns])
         return result
 
     def _draw(
@@ -260,23 +261,6 @@ def window_around(wanted: NDArray[np.bool_], least: int) -> tuple[slice, slice]:
     SDXL was trained on 1024 px and draws small windows badly; larger ones cost time for nothing.
     """
     return _span(np.any(wanted, axis=1), least), _span(np.any(wanted, axis=0), least)
-
-
-def composite(image: NDArray[Any], restored: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
-    """Blend `restored` into `image`, in place; pixels of weight 0 are not touched.
-
-    Parameters
-    ----------
-    image : (H, W, 3) uint8, uint16 or float array
-    restored : (H, W, 3) float32 array in [0, 1]
-    weight : (H, W) float32 array in [0, 1]
-    """
-    inside = weight > 0
-    whole = np.issubdtype(image.dtype, np.integer)
-    top = np.iinfo(image.dtype).max if whole else 1
-    share = weight[inside][:, None].astype(np.float64)
-    mixed = image[inside] * (1 - share) + top * restored[inside].astype(np.float64) * share
-    image[inside] = np.rint(np.clip(mixed, 0, top)) if whole else mixed
 
 
 def _span(wanted: NDArray[np.bool_], least: int) -> slice:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from relo.errors import TrainingError
 from relo.models.image_batches import enlarge
+from relo.models.restoration import takes_short
 from relo.training.inference.own_mask import MaskedNetwork, to_grid
 from relo.training.inference.whole_image import predict_own_mask, restore
 
@@ -77,7 +78,7 @@ def predict_mask(
 def predicts_masks(model: nn.Module) -> bool:
     """Whether a network in evaluation mode tells where an image is blurred."""
     return isinstance(model, MaskedNetwork) or bool(
-        restore(model, torch.zeros(1, getattr(model, "in_channels", 3), 64, 64), tile=0).masks
+        restore(model, torch.zeros(1, 6 if takes_short(model) else 3, 64, 64), tile=0).masks
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relo.errors import ConfigError, ReloError, TrainingError
+from relo.models.restoration import takes_short
 from relo.training.checkpoint import load_checkpoint
 from relo.training.detector_evaluation import require_restoration
 from relo.training.inference.blur_masks import no_mask_predicted, predicts_masks
@@ -216,7 +217,7 @@ def _check_arrays(image: NDArray[Any], mask: NDArray[Any] | None) -> None:
 
 
 def _check_short(network: nn.Module, given: bool) -> None:
-    wanted = getattr(network, "in_channels", 3) == 6
+    wanted = takes_short(network)
     if wanted and not given:
         raise ConfigError("the network is given a short exposure too", advice="Name it with --short.")
     if given and not wanted:

@@ -12,7 +12,6 @@ from relo.models.exprdiff.diffusion.prompts import encode_prompt
 from relo.models.exprdiff.diffusion.weights import write_guide
 from relo.training.diffusion.restoration import (
     DiffusionOptions,
-    composite,
     load_restorer,
     restore_with_diffusion,
     window_around,
@@ -145,10 +144,3 @@ def test_windows_hold_what_is_wanted(place, least, monkeypatch):
         assert 0 <= span.start <= max(at - 8, 0) and min(at + 9, length) <= span.stop <= length
         assert span.start % 8 == 0
         assert span.stop - span.start >= min(least, length)
-
-
-def test_the_composite_is_a_mean_by_weight():
-    image = np.full((1, 3, 3), 100, np.uint8)
-    restored, weight = np.ones((1, 3, 3), np.float32), np.array([[0, 0.5, 1]], np.float32)
-    composite(image, restored, weight)
-    assert image[0, :, 0].tolist() == [100, 178, 255]
