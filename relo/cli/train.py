@@ -14,8 +14,6 @@ from relo.cli import common
 if TYPE_CHECKING:
     from relo.training import TrainingResult
 
-_STOPPED = "Stopped after a whole step. Add --resume to the command to continue."
-
 
 @click.command("train", epilog="Example:  relo train lbag-tiny raw_dir-shards -o run --set steps=2000")
 @click.argument("recipe")
@@ -74,7 +72,7 @@ def command(
             result = train(settings, src, out, resume=resume, progress=progress, announce=announce)
     except KeyboardInterrupt:
         if first:
-            common.say(_STOPPED)
+            _say_what_was_saved(out)
         raise
     if not first:
         return
@@ -107,14 +105,14 @@ def _train_guide(
     from relo.training.diffusion.trainer import train_exprdiff
 
     settings = load_diffusion_recipe(recipe, overrides)
+    out = out or Path("runs") / settings.name
     reuse_freed_memory()
     try:
         with common.progress_bar("training", quiet=as_json) as progress:
-            out = out or Path("runs") / settings.name
             announce = None if as_json else common.say
             result = train_exprdiff(settings, src, out, resume=resume, progress=progress, announce=announce)
     except KeyboardInterrupt:
-        common.say(_STOPPED)
+        _say_what_was_saved(out)
         raise
     loss = None if math.isnan(result.loss) else round(result.loss, 6)
     command = ["relo", "deblur", str(result.run), "PHOTO", "--short", "SHORT", "--mask-from", "MASK", "-o", "DIR"]
@@ -135,6 +133,11 @@ def _train_guide(
             *(f"note: {note}" for note in result.notes),
         ],
     )
+
+
+def _say_what_was_saved(out: Path) -> None:
+    if any(out.rglob("last.*")):
+        common.say("Stopped after a whole step. Add --resume to the command to continue.")
 
 
 def _lines(result: TrainingResult, validation: dict[str, float], loss: float | None) -> list[str]:

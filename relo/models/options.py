@@ -47,8 +47,8 @@ def check_names(model: str, build: Callable[..., Any], options: Mapping[str, Any
 def check_types(model: str, build: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Refuse values of another type than the annotation of their option; ranges are checked by the networks.
 
-    Nothing is converted: "3" and 3.0 are no integers, and true is no number. An integer is a number, and a list
-    or a tuple is a sequence.
+    "3" and 3.0 are no integers, and true is no number. An integer is a number, lists, tuples, ranges and arrays are
+    sequences, and numbers of numpy are numbers.
 
     Parameters
     ----------
@@ -62,11 +62,18 @@ def check_types(model: str, build: Callable[..., Any], options: Mapping[str, Any
     for key, parameter in inspect.signature(build, eval_str=True).parameters.items():
         if key in options and parameter.kind is not parameter.VAR_KEYWORD:
             try:
-                TypeAdapter(parameter.annotation).validate_python(options[key], strict=True)
+                TypeAdapter(parameter.annotation).validate_python(_plain(options[key]), strict=True)
             except ValidationError as error:
                 wanted = _described(parameter.annotation)
                 reason = f"model {model}: option '{key}' must be {wanted}, got {options[key]!r}"
                 raise ConfigError(reason) from error
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and sequences of numpy and torch, which do as well, as those of Python."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(map(_plain, value)) if isinstance(value, list | tuple | range) else value
 
 
 def _described(annotation: Any) -> str:

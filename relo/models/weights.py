@@ -182,7 +182,9 @@ def _joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _part_with(expected: Mapping[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Of a BlurDM's weights, the part of the expected names; all of `state` where there is none."""
+    """Of the weights of a BlurDM, the part of the expected names; `state` where it is none or has no such part."""
+    if not all(name.startswith(tuple(PARTS.values())) for name in state):
+        return state
     for prefix in PARTS.values():
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if part.keys() & expected.keys():

@@ -161,7 +161,7 @@ def _published(file: Path, model: str | None) -> Checkpoint:
     state = read_state_dict(file)
     found = recognise(state)
     if model is None:
-        if found is None and any(name.startswith("sharp_encoder.") for name in state):
+        if found is None and {name.partition(".")[0] for name in state} == {"backbone", "sharp_encoder"}:
             raise _first_stage(file, "Give the file of its last stage.")
         if found is None:
             raise TrainingError(

@@ -162,7 +162,7 @@ class Recipe(Config):
     crop : int
         Side of the square patches [px], a multiple of 4.
     progressive : tuple of PatchStage
-        PriorStages that the run begins with, with another `batch` and `crop`.
+        Stages that the run begins with, with another `batch` and `crop`.
     sources : tuple of Source
         Further datasets to draw patches from. Validation looks at the first dataset only.
     lr : float

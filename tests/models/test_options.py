@@ -1,5 +1,6 @@
 """Values of options: types are told in words before anything is built, for every option of every network."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,6 +49,14 @@ def test_integers_are_numbers_and_tuples_are_lists():
     options = {"dim": 4, "blocks": (1, 1, 1, 1), "refinement_blocks": 0, "heads": [1, 1, 1, 1], "expansion": 2}
     with torch.device("meta"):
         assert create_model("restormer", **options).encoder_level1[0].ffn.project_out.in_channels == 8
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = {"dim": np.int64(4), "blocks": np.ones(4, int), "refinement_blocks": 0, "heads": [np.int32(1)] * 4}
+    with torch.device("meta"):
+        assert create_model("restormer", **options, expansion=np.float32(2)).patch_embed.proj.out_channels == 4
+    with pytest.raises(ConfigError, match="option 'dim' must be an integer"):
+        create_model("restormer", dim=np.float64(4))
 
 
 def test_what_is_passed_on_unnamed_is_left_to_who_gets_it():

@@ -17,9 +17,10 @@ def test_without_a_name_it_is_the_gpu_if_there_is_one(name, monkeypatch):
 
 def test_the_cpu_is_always_there():
     assert device_in_words(choose_device("cpu")) == "cpu"
+    assert choose_device(torch.device("cpu")) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["foo", "cuda:99", "cpu:x", ""])
+@pytest.mark.parametrize("name", ["foo", "cuda:99", "cpu:x", "", "meta", "hpu"])
 def test_a_device_that_is_not_there_is_one_line(name):
     with pytest.raises(ConfigError, match=f"the device '{name}' cannot be used") as caught:
         choose_device(name)

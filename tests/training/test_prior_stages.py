@@ -229,6 +229,21 @@ def test_a_finished_run_is_not_overwritten(straight, dataset_dir):
         train(recipe_of(), dataset_dir, straight[0].run)
 
 
+@pytest.mark.parametrize("override", ["model.options.foo=3", "model.weights=nope.pth"])
+def test_what_no_stage_can_begin_with_leaves_no_folder(override, dataset_dir, tmp_path):
+    with pytest.raises(ReloError, match=r"'foo'|nope\.pth"):
+        train(recipe_of("mimo_unet_plus", STEPS, override), dataset_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_in_the_folder_of_another_run_no_stage_begins(resume, dataset_dir, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"of another run")
+    with pytest.raises(TrainingError, match=r"holds a training run already|no last\.ckpt to resume from"):
+        train(recipe_of(), dataset_dir, tmp_path, resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("kept", [".", "encode"])
 def test_a_run_in_progress_is_left_alone(kept, resume, dataset_dir, tmp_path):

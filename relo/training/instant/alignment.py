@@ -23,7 +23,7 @@ _FINE, _COARSE = 1.5, 12.0
 _STEPS, _PRECISION = 60, 1e-5
 # By how much of what it lacks to 1 the correlation must rise for an affine map, of which noise has one too, and may
 # fall for a refined translation, which is right where a search has not failed.
-_BETTER, _FAILED = 0.002, 0.2
+_BETTER, _FAILED = 0.005, 0.2
 _STRIP = 16  # along the border of either frame nothing counts: few foreign pixels bend a map [px]
 _FILTER = 5  # side of the Gaussian that ECC smooths both frames with [px]
 # Less detail than this in the photograph [of 1] aligns nothing.
@@ -88,9 +88,10 @@ def estimate_alignment(
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     target, moving = (_reduced(_grey(image), size) for image in (blur, short))
     seen = (_reduced(static.astype(np.float32), size) > 0.99).astype(np.uint8)
-    seen = _without_border(enough(cv2.erode(seen, np.ones((5, 5), np.uint8)) > 0))
+    inner = _without_border(cv2.erode(seen, np.ones((5, 5), np.uint8)) > 0) > 0
+    seen = _without_border(enough(inner))
     detail, moving_detail = _detail(target), _detail(moving)
-    if detail[seen > 0].std() < _NO_DETAIL:
+    if not seen.any() or detail[seen > 0].std() < _NO_DETAIL:
         told = "too little detail where nothing moved: the short exposure is taken as aligned"
         return Alignment(np.eye(2, 3), float("nan"), 0.0, told)
     still, rough = _translation(0.0, 0.0), _translation(*_rough_shift(detail, moving_detail, seen))
@@ -172,7 +173,8 @@ def _rough_shift(
 ) -> tuple[float, float]:
     """(x, y) from the photograph to the short exposure [px]; motion is left out of the photograph only."""
     window = cv2.createHanningWindow(detail.shape[::-1], cv2.CV_32F) if min(detail.shape) > 1 else None
-    (x, y), _ = cv2.phaseCorrelate(detail * seen, moving, window)
+    # Where their sizes suit it, OpenCV multiplies both images by the window in place.
+    (x, y), _ = cv2.phaseCorrelate(detail * seen, moving.copy(), window)
     return x, y
 
 

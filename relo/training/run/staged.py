@@ -7,9 +7,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from relo.atomic import write_text, writing_to
 from relo.errors import TrainingError
 from relo.locks import locked
+from relo.models import create_model
 from relo.progress import Progress
 from relo.training.checkpoint import FILE_NAME
 from relo.training.data import Patches
@@ -17,9 +20,11 @@ from relo.training.recipe import PriorStage, Recipe, recipe_yaml
 from relo.training.run.files import (
     LAST,
     STAGES,
+    may_resume,
     require_same_settings,
     require_unused,
     steps_done,
+    weights_file,
 )
 from relo.training.run.job import Job
 from relo.training.run.result import TrainingResult
@@ -37,8 +42,7 @@ def train_in_stages(job: Job) -> TrainingResult:
     stages = job.recipe.in_stages()
     *earlier, last = stages
     folders = {stage: job.out / stage for stage in earlier} | {last: job.out}
-    for own in stages.values():
-        Patches(job.data.pairs.dataset, own, job.data.pairs.all_blurred)  # refuses what does not suit any of them
+    _require_suitable(job, stages, folders)
     with ExitStack() as stack:
         job.processes.by_first(lambda: _begin(job, stages, folders, stack))
         done, notes, before = 0, [], None
@@ -56,16 +60,31 @@ def train_in_stages(job: Job) -> TrainingResult:
     return replace(result, steps=done, notes=tuple(notes))
 
 
+def _require_suitable(job: Job, stages: dict[PriorStage, Recipe], folders: dict[PriorStage, Path]) -> None:
+    """Refuse patches, networks and weights that do not suit, of any stage, before a folder is made."""
+    for own in stages.values():
+        Patches(job.data.pairs.dataset, own, job.data.pairs.all_blurred)
+        with torch.device("meta"):
+            create_model(own.model.name, **own.model.options)
+    given, (first, *_) = job.recipe.model.weights, folders.values()
+    if given and not (job.resume and (first / LAST).is_file()):
+        weights_file(given)
+
+
 def _begin(job: Job, stages: dict[PriorStage, Recipe], folders: dict[PriorStage, Path], stack: ExitStack) -> None:
     """Take all folders until the end, refuse those that hold another run, and say what the stages are."""
-    with writing_to(job.out, "Give a folder that can be written (-o)."):
-        for folder in folders.values():
-            stack.enter_context(locked(folder))
+    *earlier, last = folders.values()
+    advice = "Give a folder that can be written (-o)."
+    with writing_to(job.out, advice):
+        stack.enter_context(locked(last))
     if job.resume:
         _require_in_order(stages, folders)
     else:
         for folder in folders.values():
             require_unused(folder)
+    with writing_to(job.out, advice):
+        for folder in earlier:
+            stack.enter_context(locked(folder))
     with writing_to(job.out, "Make room on its disk, or give another folder (-o)."):
         write_text(job.out / STAGES, recipe_yaml(job.recipe))
 
@@ -97,6 +116,8 @@ def _require_in_order(stages: dict[PriorStage, Recipe], folders: dict[PriorStage
                 file=folder,
                 advice=f"Use --set stages.{stage}.steps={done}, or give another folder (-o).",
             )
+    for folder in folders.values():
+        may_resume(folder)
 
 
 def _kept_already(folder: Path) -> AbstractContextManager[None]:  # noqa: ARG001

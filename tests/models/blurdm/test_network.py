@@ -188,6 +188,15 @@ def test_each_part_takes_its_own_from_a_file_of_several(wrapped):
             torch.testing.assert_close(module.state_dict(), files[name].state_dict(), rtol=0, atol=0)
     with pytest.raises(TrainingError, match="do not fit"):
         load_weights(LatentEncoder(batch_norm=False), whole)
+    foreign = model.state_dict() | {"head.weight": torch.zeros(3)}
+    with pytest.raises(TrainingError, match=r"unknown \(.*"):
+        load_weights(LatentDiffusion(), foreign)
+
+
+def test_a_sharp_encoder_alone_is_no_first_stage(tmp_path):
+    torch.save({"model_le_state": LatentEncoder(batch_norm=True).state_dict()}, tmp_path / "ck.pth")
+    with pytest.raises(TrainingError, match="of no network that relo recognises"):
+        load_checkpoint(tmp_path / "ck.pth")
 
 
 def test_a_published_first_stage_is_told_from_a_network(tmp_path):

@@ -120,6 +120,31 @@ def test_foreign_rows_at_the_border_do_not_bend_the_alignment(shift):
     assert corners @ matrix.T == pytest.approx(corners[:, :2] + shift, abs=0.15)
 
 
+@pytest.mark.parametrize("ring", [0, 9, 18, 30])
+def test_a_narrow_ring_without_motion_aligns(ring):
+    """Where next to nothing stands still away from the border, all of the frame has to do."""
+    image = texture(np.random.default_rng(0), (240, 320))
+    static = np.ones((240, 320), bool)
+    static[ring : 240 - ring, ring : 320 - ring] = False
+    found = estimate_alignment(image, np.roll(image, (3, -4), (0, 1)), static, search_range=64)
+    assert found.matrix[:, 2] == pytest.approx([-4, 3], abs=0.1)
+
+
+@pytest.mark.parametrize("size", [(240, 320), (241, 323)])
+def test_frames_that_are_the_same_correlate_whatever_their_size(size):
+    """Sizes that suit the Fourier transform are where OpenCV's phase correlation changes what it is given."""
+    image = texture(np.random.default_rng(0), size)
+    found = estimate_alignment(image, image.copy(), np.ones(size, bool), search_range=64)
+    assert found.correlation == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (16, 8), (40, 50)])
+def test_tiny_frames_are_aligned_or_left(size):
+    image = texture(np.random.default_rng(0), size)
+    found = estimate_alignment(image, image, np.ones(size, bool), search_range=64)
+    assert found.displacement < 0.1
+
+
 def test_opacity_rises_inside_of_the_mask_only():
     mask = np.zeros((9, 12), bool)
     mask[:, 4:] = True
