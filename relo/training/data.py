@@ -23,11 +23,13 @@ from relo.errors import TrainingError
 from relo.training.blurred import AllBlurred, BlurredPixels
 from relo.training.mixture import Mixture
 from relo.training.order import Groups, spread_order
-from relo.training.recipe import PatchStage, Recipe
+from relo.training.recipe import PatchStage
 from relo.training.sampling import Box, blur_aware_corner, interior, mirror, published_corner, turn, valid_box
 
 if TYPE_CHECKING:
     from relo.shards import Dataset, Sample
+    from relo.training.diffusion.recipe import DiffusionRecipe
+    from relo.training.recipe import Recipe
 
 
 class Draw(NamedTuple):
@@ -75,8 +77,8 @@ class Patches(TorchDataset[Item]):
     ----------
     dataset : relo.shards.Dataset
         At least one pair.
-    recipe : Recipe
-        Its crop, bapc, bapc_form, hflip, vflip, rotate and seed.
+    recipe : Recipe or DiffusionRecipe
+        Its crop, bapc, hflip, vflip, rotate and seed.
     all_blurred : collection of int
         Numbers of the pairs that are taken for blurred everywhere, whatever their masks.
 
@@ -86,7 +88,9 @@ class Patches(TorchDataset[Item]):
         The valid part of some frame is smaller than a patch, or the short exposures that are wanted are not there.
     """
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, all_blurred: Collection[int] = ()) -> None:
+    def __init__(
+        self, dataset: Dataset, recipe: Recipe | DiffusionRecipe, all_blurred: Collection[int] = ()
+    ) -> None:
         self.dataset = dataset
         self.recipe = recipe
         self.all_blurred = all_blurred

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from relo.config import Config, apply_overrides, build_config, read_yaml
-from relo.training.recipe import ModelChoice, Recipe, unknown_recipe
+from relo.training.recipe import PatchStage, Recipe, unknown_recipe
 
 NAME = "exprdiff"
 FACTOR = 8  # pixels a latent, along each side
@@ -168,11 +168,25 @@ class DiffusionRecipe(Config):
         """Options of `relo.models.exprdiff.diffusion.conditioning.condition`."""
         return {"form": self.bgf, "radius": self.radius, "eps": self.eps}
 
-    def patches(self) -> Recipe:
-        """The recipe by which patches are cut: as for any network that is given both exposures."""
-        shared = ("name", "batch", "crop", "bapc", "hflip", "vflip", "rotate", "seed")
-        both = ModelChoice(name="nafnet", options={"in_channels": 6})
-        return Recipe(model=both, **{name: getattr(self, name) for name in shared})
+    @property
+    def takes_short(self) -> bool:
+        """Patches have the short exposure behind the blurred image."""
+        return True
+
+    @property
+    def progressive(self) -> tuple[PatchStage, ...]:
+        """All patches are of one size."""
+        return ()
+
+    @property
+    def crops(self) -> tuple[int, ...]:
+        """Sides of the patches [px]."""
+        return (self.crop,)
+
+    @property
+    def bapc_form(self) -> Literal["clean"]:
+        """Their corners are drawn as the LBAG paper says."""
+        return "clean"
 
 
 def is_diffusion_recipe(recipe: str | Path) -> bool:

@@ -117,7 +117,7 @@ def train_exprdiff(
     out, device, threads = Path(out), choose_device(recipe.device), torch.get_num_threads()
     base_of(recipe)  # refuses at once to go on without one
     dataset = training_split(src)
-    patches = Patches(dataset, recipe.patches())
+    patches = Patches(dataset, recipe)
     record = {
         "dataset": describe(dataset),
         "pairs": len(dataset),

@@ -1,8 +1,11 @@
 """Settings of the training: the paper's numbers, strictness, YAML."""
 
 import pytest
+import torch
 
 from relo.errors import ConfigError
+from relo.shards import open_dataset
+from relo.training.data import Patches
 from relo.training.diffusion.recipe import (
     RECIPES,
     diffusion_recipe_yaml,
@@ -10,7 +13,7 @@ from relo.training.diffusion.recipe import (
     load_diffusion_recipe,
     what_changes_the_result,
 )
-from relo.training.recipe import list_recipes
+from relo.training.recipe import list_recipes, load_recipe
 
 
 def test_the_papers_numbers():
@@ -80,6 +83,12 @@ def test_a_resumed_run_may_change_how_it_is_run_only():
     assert first != what_changes_the_result(load_diffusion_recipe("exprdiff", ["eps=0.01"]))
 
 
-def test_patches_are_cut_as_the_recipe_says():
-    patches = load_diffusion_recipe("exprdiff", ["crop=64", "batch=3", "vflip=0.25", "seed=9"]).patches()
-    assert (patches.crop, patches.batch, patches.vflip, patches.seed, patches.takes_short) == (64, 3, 0.25, 9, True)
+def test_patches_are_cut_as_for_a_network_that_is_given_both_exposures(shards):
+    settings = ["crop=64", "vflip=0.25", "seed=9", "bapc=0.7"]
+    both = ["hflip=0.5", "rotate=0", "model.options.in_channels=6"]
+    dataset = open_dataset(shards)
+    first = Patches(dataset, load_diffusion_recipe("exprdiff", settings))
+    second = Patches(dataset, load_recipe("nafnet_short-tiny", [*settings, *both]))
+    for draw in ((0, 0), (3, 1), (5, 4)):
+        assert first[draw]["blur"].shape == (6, 64, 64)
+        assert all(torch.equal(first[draw][name], second[draw][name]) for name in ("blur", "sharp", "mask"))
