@@ -14,7 +14,7 @@ from relo.training.data import WholeImages
 from relo.training.detection import PatchCounts, count_patches, sum_of_counts
 from relo.training.run.distributed import Processes
 from relo.training.run.sample_images import densest_window, side_by_side, stacked
-from relo.training.run.validation import Validated, pictured_positions
+from relo.training.run.validation import Validated, own_images, pictured_positions
 
 
 class _Row(NamedTuple):
@@ -55,10 +55,7 @@ def validate_detector(
     """
     pictured = pictured_positions(len(images))
     rows = []
-    own = range(processes.rank, len(images), processes.size)
-    for done, position in enumerate(own):
-        report(done, len(own))
-        item = images[position]
+    for position, item in own_images(images, processes, report):
         blur, sharp, mask = (item[name][None].to(device) for name in ("blur", "sharp", "mask"))
         with torch.no_grad():
             found = detect(blur, sharp)

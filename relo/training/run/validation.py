@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from relo.models import Restoration
 from relo.training import metrics
-from relo.training.data import WholeImages
+from relo.training.data import Item, WholeImages
 from relo.training.run.distributed import Processes
 from relo.training.run.sample_images import densest_window, side_by_side, stacked
 
@@ -68,10 +68,7 @@ def validate(
     """
     pictured = pictured_positions(len(images))
     rows = []
-    own = range(processes.rank, len(images), processes.size)
-    for done, position in enumerate(own):
-        report(done, len(own))
-        item = images[position]
+    for position, item in own_images(images, processes, report):
         blur, sharp, mask = (item[name][None].to(device) for name in ("blur", "sharp", "mask"))
         with torch.no_grad():
             restored = restore(blur, sharp)
@@ -93,6 +90,16 @@ def validate(
     means = {name: metrics.mean_and_excluded(row.quality[name] for row in rows)[0] for name in rows[0].quality}
     metric = "psnr" if math.isnan(means["psnr_w"]) else "psnr_w"
     return Validated(means, metric, len(rows), stacked([row.picture for row in rows if row.picture is not None]))
+
+
+def own_images(
+    images: WholeImages, processes: Processes, report: Callable[[int, int], None]
+) -> Iterator[tuple[int, Item]]:
+    """Give the images that are this process's to validate on, with their positions; `report` as in `validate`."""
+    own = range(processes.rank, len(images), processes.size)
+    for done, position in enumerate(own):
+        report(done, len(own))
+        yield position, images[position]
 
 
 def pictured_positions(count: int) -> set[int]:
