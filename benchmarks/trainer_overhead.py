@@ -36,11 +36,11 @@ from relo.shards import ShardWriter, open_dataset
 from relo.training import load_recipe, train
 from relo.training.data import EndlessBatches, Patches, to_float
 from relo.training.losses import total_loss
-from relo.training.optimisation import RestorationTraining, lightning_trainer
 from relo.training.recipe import Recipe
 from relo.training.run.distributed import Processes
 from relo.training.run.folder import RunFolder
 from relo.training.run.loss_log import LossLog
+from relo.training.run.optimisation import RestorationTraining, lightning_trainer
 
 SIZE = (539, 718)
 

@@ -12,7 +12,7 @@ from relo.images import read_image
 from relo.models.exprdiff.detector import BlurDetector
 from relo.training import load_checkpoint, load_recipe, train
 from relo.training.detector_evaluation import evaluate_detector, require_restoration
-from relo.training.optimisation import RestorationTraining
+from relo.training.run.optimisation import RestorationTraining
 
 from .conftest import TINY, write_dataset
 

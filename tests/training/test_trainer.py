@@ -177,7 +177,7 @@ def test_a_run_on_two_datasets_resumes_bit_for_bit(order, dataset_dir, second_di
 def test_half_of_the_patches_are_from_the_second_dataset(
     dataset_dir, second_dir, tmp_path, tiny_recipe, monkeypatch
 ):
-    from relo.training import optimisation
+    from relo.training.run import optimisation
 
     real, seen = optimisation.total_loss, []
 
@@ -431,7 +431,7 @@ def test_initial_weights_are_loaded(dataset_dir, tmp_path, tiny_recipe):
 
 
 def test_a_loss_that_is_not_a_number_names_the_batch(dataset_dir, tmp_path, tiny_recipe, monkeypatch):
-    from relo.training import optimisation
+    from relo.training.run import optimisation
 
     real = optimisation.total_loss
 
@@ -445,7 +445,7 @@ def test_a_loss_that_is_not_a_number_names_the_batch(dataset_dir, tmp_path, tiny
 
 
 def test_a_term_that_is_not_a_number_is_named_and_nothing_is_saved(dataset_dir, tmp_path, tiny_recipe, monkeypatch):
-    from relo.training import optimisation
+    from relo.training.run import optimisation
 
     real, calls = optimisation.total_loss, []
 
@@ -465,7 +465,7 @@ def test_a_term_that_is_not_a_number_is_named_and_nothing_is_saved(dataset_dir, 
 
 def test_spoilt_weights_are_never_saved(dataset_dir, tmp_path, tiny_recipe, monkeypatch):
     """The loss of the step is good, its gradient is not."""
-    from relo.training import optimisation
+    from relo.training.run import optimisation
 
     def broken(restored, *args):
         restored.image.register_hook(lambda gradient: gradient * float("nan"))
@@ -509,7 +509,7 @@ def test_memory_that_does_not_suffice_is_one_line(error, dataset_dir, tmp_path, 
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("relo.training.optimisation.RestorationTraining.training_step", fail)
+    monkeypatch.setattr("relo.training.run.optimisation.RestorationTraining.training_step", fail)
     with pytest.raises(TrainingError, match=r"memory does not suffice\. Use a smaller batch"):
         train(tiny_recipe("steps=1"), dataset_dir, tmp_path / "run")
 

@@ -23,7 +23,6 @@ from relo.models.exprdiff.detector import BlurDetector
 from relo.progress import Progress
 from relo.training.checkpoint import BEST_NAME, FILE_NAME, save_checkpoint
 from relo.training.data import WholeImages
-from relo.training.optimisation import RestorationTraining
 from relo.training.recipe import Recipe
 from relo.training.run.detector_validation import validate_detector
 from relo.training.run.distributed import Processes
@@ -31,6 +30,7 @@ from relo.training.run.files import LAST, METRICS, SAMPLES, TENSORBOARD
 from relo.training.run.finite import require_finite
 from relo.training.run.interrupts import Interrupts, finishing_steps
 from relo.training.run.loss_log import LossLog
+from relo.training.run.optimisation import RestorationTraining
 from relo.training.run.step_clock import StepClock
 from relo.training.run.validation import Validated, validate
 

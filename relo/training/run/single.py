@@ -62,9 +62,9 @@ def train_network(
     KeyboardInterrupt
         Ctrl-C; the step was finished and saved first.
     """
-    from relo.training.optimisation import RestorationTraining, lightning_trainer
     from relo.training.run.folder import RunFolder
     from relo.training.run.loss_log import LossLog
+    from relo.training.run.optimisation import RestorationTraining, lightning_trainer
 
     recipe, data, out, processes = job.recipe, job.data, job.out, job.processes
     patches = _patches(job)

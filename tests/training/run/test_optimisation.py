@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from relo.training.optimisation import RestorationTraining, cosine_factor, rate_factor
 from relo.training.recipe import Cosine
 from relo.training.run.distributed import Processes
 from relo.training.run.loss_log import LossLog
+from relo.training.run.optimisation import RestorationTraining, cosine_factor, rate_factor
 
 
 def test_the_cosine_holds_falls_and_stays():
