@@ -357,7 +357,7 @@ def load_recipe(recipe: str | Path, overrides: Iterable[str] = ()) -> Recipe:
 
 def unknown_recipe(name: str, known: Sequence[str]) -> ConfigError:
     """Make the error that tells of the recipes most like `name`, or of all."""
-    near = difflib.get_close_matches(name, known)
+    near = difflib.get_close_matches(name, known) or [one for one in known if name and one.startswith(name)]
     which = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}; or give a .yaml file."
     return ConfigError(f"there is no recipe '{name}'", advice=which)
 

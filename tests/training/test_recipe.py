@@ -121,6 +121,7 @@ def test_what_changes_the_result_is_told(setting):
     [
         ("lbagg", [], "there is no recipe 'lbagg'. Did you mean lbag"),
         ("unet", [], "there is no recipe 'unet'. .*mimo_unet"),
+        ("blurdm", [], "Did you mean blurdm_fftformer or blurdm_fftformer-tiny or "),
         ("?", [], "there is no recipe '.'. Known: .*lbag, lbag-tiny"),
         ("missing.yaml", [], "missing.yaml"),
         ("lbag", ["stepz=3"], "stepz"),
