@@ -25,6 +25,9 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
 
 folder = click.Path(path_type=Path)
 
+# In place of a checkpoint: short exposures are enough, nothing has to be trained.
+INSTANT = "exprdiff-instant"
+
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read "538x359" as (width, height).

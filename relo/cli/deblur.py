@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from relo.cli import common
+from relo.cli.common import INSTANT
 from relo.errors import EXIT_PARTIAL, ConfigError
 
 if TYPE_CHECKING:
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
     from relo.training.diffusion.restoration import Restorer
     from relo.training.inference.in_memory import RegionReport
     from relo.training.inference.region_inference import Difference
-
-
-# In place of a checkpoint: short exposures are enough, nothing has to be trained.
-INSTANT = "exprdiff-instant"
 
 
 @click.command("deblur", epilog="Example:  relo deblur run photo.jpg folder_of_raws -o deblurred")

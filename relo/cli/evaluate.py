@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relo.cli import common
+from relo.cli.common import INSTANT
+from relo.errors import ConfigError
 from relo.training.protocols import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -92,6 +94,11 @@ def command(
     from relo.training import evaluate
     from relo.training.checkpoint import find_weights, load_checkpoint
 
+    if str(checkpoint) == INSTANT:
+        raise ConfigError(
+            f"{INSTANT} cannot be scored here: it needs masks and short exposures",
+            advice=f"Restore photographs with relo deblur {INSTANT}.",
+        )
     out = out or find_weights(checkpoint).parent
     require_writable(out, "Choose another folder with -o.")  # before hours of work, not after
     reuse_freed_memory()

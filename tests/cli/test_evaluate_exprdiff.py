@@ -123,3 +123,10 @@ def test_nothing_blurred_is_one_line(checkpoint, tmp_path, capsys):
         f"Error: {shard}: holds no crop of 512 px with more than 1 % blurred pixels (crops: 1). "
         "Score whole images: --protocol reloblur.\n"
     )
+
+
+def test_the_path_without_a_network_is_not_scored(tmp_path, capsys):
+    with pytest.raises(SystemExit) as leave:
+        main(["evaluate", "exprdiff-instant", str(tmp_path)])
+    assert leave.value.code == 2
+    assert capsys.readouterr().err.startswith("Error: exprdiff-instant cannot be scored here")
