@@ -8,6 +8,7 @@ followed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import cv2
 import numpy as np
@@ -88,8 +89,8 @@ def estimate_alignment(
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     target, moving = (_reduced(_grey(image), size) for image in (blur, short))
     seen = (_reduced(static.astype(np.float32), size) > 0.99).astype(np.uint8)
-    inner = _without_border(cv2.erode(seen, np.ones((5, 5), np.uint8)) > 0) > 0
-    seen = _without_border(enough(inner))
+    frame = _inner_frame(seen.shape)
+    seen = frame * enough(frame * cv2.erode(seen, np.ones((5, 5), np.uint8)) > 0)
     detail, moving_detail = _detail(target), _detail(moving)
     if not seen.any() or detail[seen > 0].std() < _NO_DETAIL:
         told = "too little detail where nothing moved: the short exposure is taken as aligned"
@@ -97,12 +98,11 @@ def estimate_alignment(
     still, rough = _translation(0.0, 0.0), _translation(*_rough_shift(detail, moving_detail, seen))
 
     def correlation_of(matrix: NDArray[np.float64]) -> float:
-        return _correlation(detail, moving_detail, matrix, seen)
+        return _correlation(detail, moving_detail, matrix, seen, frame)
 
-    matrix = max(still, rough, key=correlation_of)
-    correlation = correlation_of(matrix)
+    matrix, correlation = max(((start, correlation_of(start)) for start in (still, rough)), key=itemgetter(1))
     for motion, least in ((cv2.MOTION_TRANSLATION, -_FAILED), (cv2.MOTION_AFFINE, _BETTER)):
-        refined = _refined(target, moving, matrix, seen, motion)
+        refined = _refined(target, moving, matrix, seen, frame, motion)
         if refined is not None and (found := correlation_of(refined)) > correlation + least * (1 - correlation):
             matrix, correlation = refined, found
     matrix = _enlarged(matrix, width / size[0], height / size[1])
@@ -155,12 +155,12 @@ def _detail(image: NDArray[np.float32]) -> NDArray[np.float32]:
     return smoothed(image, _FINE) - smoothed(image, _COARSE)
 
 
-def _without_border(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """1 where `mask` holds, but not along the border, where one frame shows what the other does not."""
-    height, width = mask.shape
+def _inner_frame(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """1, but 0 along the border, where one frame shows what the other does not."""
+    height, width = shape
     strip = min(_STRIP, height // 8, width // 8)
-    inner = np.zeros(mask.shape, np.uint8)
-    inner[strip : height - strip, strip : width - strip] = mask[strip : height - strip, strip : width - strip]
+    inner = np.zeros(shape, np.uint8)
+    inner[strip : height - strip, strip : width - strip] = 1
     return inner
 
 
@@ -183,12 +183,13 @@ def _refined(
     moving: NDArray[np.float32],
     start: NDArray[np.float64],
     seen: NDArray[np.uint8],
+    frame: NDArray[np.uint8],
     motion: int,
 ) -> NDArray[np.float64] | None:
     """Affine map or translation of the greatest correlation near `start`; None where the search fails."""
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _STEPS, _PRECISION)
     # ECC counts in pixels of the frame that it moves.
-    used = cv2.warpAffine(seen, start, seen.shape[::-1], flags=cv2.INTER_NEAREST) * _without_border(seen >= 0)
+    used = cv2.warpAffine(seen, start, seen.shape[::-1], flags=cv2.INTER_NEAREST) * frame
     try:
         _, matrix = cv2.findTransformECC(target, moving, start.astype(np.float32), motion, criteria, used, _FILTER)
     except cv2.error:
@@ -197,14 +198,17 @@ def _refined(
 
 
 def _correlation(
-    detail: NDArray[np.float32], moving: NDArray[np.float32], matrix: NDArray[np.float64], seen: NDArray[np.uint8]
+    detail: NDArray[np.float32],
+    moving: NDArray[np.float32],
+    matrix: NDArray[np.float64],
+    seen: NDArray[np.uint8],
+    frame: NDArray[np.uint8],
 ) -> float:
     """Correlation of the details where nothing moved, with the second moved; -1 where they hardly overlap."""
     size = detail.shape[::-1]
     # Linear interpolation would take noise away, and favour fractions of a pixel.
     moved = cv2.warpAffine(moving, matrix, size, flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP)
-    inside = _without_border(seen >= 0)
-    use = seen * cv2.warpAffine(inside, matrix, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
+    use = seen * cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
     if np.count_nonzero(use) < 0.1 * np.count_nonzero(seen):
         return -1.0
     first, second = (image[use].astype(np.float64) for image in (detail, moved))
