@@ -26,7 +26,6 @@ from relo.errors import TrainingError
 from relo.locks import locked
 from relo.models.exprdiff.diffusion.weights import write_guide
 from relo.progress import Progress
-from relo.resources import usable_cores
 from relo.training.checkpoint import FILE_NAME
 from relo.training.data import EndlessBatches, Item, Patches
 from relo.training.devices import choose_device, device_in_words
@@ -40,8 +39,11 @@ from relo.training.diffusion.state import restore_state, save_state
 from relo.training.memory_errors import memory_explained
 from relo.training.run.files import METRICS, RECIPE, RUN
 from relo.training.run.finite import require_finite
-from relo.training.run.interrupts import finishing_steps, leave_signals_to_trainer
+from relo.training.run.hardware import cpu_threads
+from relo.training.run.interrupts import finishing_steps
+from relo.training.run.loader import load_batches
 from relo.training.run.metrics_file import keep_lines_until
+from relo.training.run.record import in_one_line
 from relo.training.sources import describe, training_split
 
 _MEMORY_ADVICE = "Use --set at_once=1, a smaller crop, gradient_checkpointing=true or precision=bf16-mixed."
@@ -114,7 +116,7 @@ def train_exprdiff(
     KeyboardInterrupt
         Ctrl-C; the step was finished and the state saved first.
     """
-    out, device, threads = Path(out), choose_device(recipe.device), torch.get_num_threads()
+    out, device = Path(out), choose_device(recipe.device)
     base_of(recipe)  # refuses at once to go on without one
     dataset = training_split(src)
     patches = Patches(dataset, recipe)
@@ -129,8 +131,7 @@ def train_exprdiff(
     about = {"settings": what_changes_the_result(recipe), "fingerprint": dataset.fingerprint}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.callback(torch.set_num_threads, threads)
-        torch.set_num_threads(recipe.threads or threads)
+        stack.enter_context(cpu_threads(recipe.threads))
         with writing_to(out, "Give a folder that can be written (-o)."):
             stack.enter_context(locked(out))
         start = start_of(out, about, resume=resume)
@@ -146,12 +147,11 @@ def train_exprdiff(
             write_text(out / RUN, json.dumps(record, indent=2) + "\n")
             keep_lines_until(out / METRICS, start)
         if announce:
-            size = sum(values.numel() for values in run.guide.parameters()) / 1e6
-            announce(
-                f"training a guide ({size:.3g} M parameters) for {recipe.base} on {record['device']}: "
-                f"{len(dataset)} pairs of {len(dataset.scenes)} scenes"
-            )
-        return run.train(_loader(patches, recipe, start, device), start, progress)
+            size = sum(values.numel() for values in run.guide.parameters())
+            what = f"a guide for {recipe.base}"
+            announce(in_one_line(what, size, device_in_words(device), len(dataset), len(dataset.scenes)))
+        batches = EndlessBatches(len(patches), recipe.batch, recipe.seed, start)
+        return run.train(load_batches(patches, batches, recipe.workers, device), start, progress)
 
 
 class _Run:
@@ -267,13 +267,3 @@ class _Run:
     def _writing(self) -> Iterator[None]:
         with writing_to(self.out, "Make room on its disk, then continue with --resume."):
             yield
-
-
-def _loader(patches: Patches, recipe: DiffusionRecipe, start: int, device: torch.device) -> DataLoader[Item]:
-    return DataLoader(
-        patches,
-        batch_sampler=EndlessBatches(len(patches), recipe.batch, recipe.seed, start),
-        num_workers=min(recipe.workers, usable_cores()),
-        worker_init_fn=leave_signals_to_trainer,
-        pin_memory=device.type == "cuda",
-    )

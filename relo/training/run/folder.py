@@ -86,7 +86,7 @@ class RunFolder(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:  # noqa: ARG002
         """Log, validate, save and report after a step."""
         step, recipe = trainer.global_step, self.recipe
-        interrupted = self.processes.any(self._interrupts.received)
+        interrupted = self.was_interrupted()
         leaving = interrupted or step == recipe.steps
         validating = self.images is not None and (step % recipe.val_every == 0 or step == recipe.steps)
         saving = leaving or step % recipe.checkpoint_every == 0

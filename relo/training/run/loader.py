@@ -28,10 +28,15 @@ def training_loader(
         (processes.rank, processes.size),
         progressive=recipe.progressive,
     )
+    return load_batches(patches, batches, recipe.workers, device)
+
+
+def load_batches(patches: Patches, batches: EndlessBatches, workers: int, device: torch.device) -> DataLoader[Item]:
+    """Give patches by draws, from at most so many loader processes, which outlive a signal by what a step needs."""
     return DataLoader(
         patches,
         batch_sampler=batches,
-        num_workers=min(recipe.workers, usable_cores()),
+        num_workers=min(workers, usable_cores()),
         worker_init_fn=leave_signals_to_trainer,
         pin_memory=device.type == "cuda",
     )

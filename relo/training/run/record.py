@@ -60,9 +60,15 @@ def announcement(record: dict[str, Any]) -> str:
     pairs = record["pairs"] + sum(source["pairs"] for source in record["sources"])
     scenes = len(record["train_scenes"]) + sum(len(source["train_scenes"]) for source in record["sources"])
     held_out = ", ".join(record["validation_scenes"]) or "nothing"
+    line = in_one_line(record["model"], record["parameters"], record["device"], pairs, scenes)
+    return f"{line}, validated on {held_out}"
+
+
+def in_one_line(what: str, parameters: int, device: str, pairs: int, scenes: int) -> str:
+    """What is trained on what, for people."""
     return (
-        f"training {record['model']} ({record['parameters'] / 1e6:.3g} M parameters) on {record['device']}: "
-        f"{pairs} pair{'s' * (pairs != 1)} of {scenes} scene{'s' * (scenes != 1)}, validated on {held_out}"
+        f"training {what} ({parameters / 1e6:.3g} M parameters) on {device}: "
+        f"{pairs} pair{'s' * (pairs != 1)} of {scenes} scene{'s' * (scenes != 1)}"
     )
 
 
