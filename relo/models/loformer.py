@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -235,30 +236,10 @@ class LoFormer(nn.Module):
         return crop_to(self.output(x.permute(0, 3, 1, 2)), *image.shape[-2:])
 
 
-def loformer_b(
-    dim: int = 36,
-    enc_blocks: Sequence[int] = (1, 2, 6),
-    middle_blocks: int = 9,
-    dec_blocks: Sequence[int] = (6, 2, 2),
-    heads: Sequence[int] = (1, 2, 4, 8),
-    prior: int = 0,
-    tile: int = TILE,
-) -> LoFormer:
-    """LoFormer-B: 27,925,041 parameters, 29,109,297 with a prior of 256; see `LoFormer`."""
-    return LoFormer(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
-
-
-def loformer_l(
-    dim: int = 48,
-    enc_blocks: Sequence[int] = (1, 2, 6),
-    middle_blocks: int = 9,
-    dec_blocks: Sequence[int] = (6, 2, 2),
-    heads: Sequence[int] = (1, 2, 4, 8),
-    prior: int = 0,
-    tile: int = TILE,
-) -> LoFormer:
-    """LoFormer-L: 49,031,521 parameters, 50,610,529 with a prior of 256; see `LoFormer`."""
-    return LoFormer(dim, enc_blocks, middle_blocks, dec_blocks, heads, prior, tile)
+# 27,925,041 parameters, 29,109,297 with a prior of 256.
+loformer_b = partial(LoFormer, dim=36, enc_blocks=(1, 2, 6), middle_blocks=9, dec_blocks=(6, 2, 2))
+# 49,031,521 parameters, 50,610,529 with a prior of 256.
+loformer_l = partial(loformer_b, dim=48)
 
 
 def cosine_transform(x: Tensor, *, inverse: bool = False) -> Tensor:
